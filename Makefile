@@ -1,0 +1,35 @@
+# Thin on purpose: every line can be run by hand. `make demo` and `make test` are all a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test unit lint bench schemas clean
+
+# The environment: pinned versions, this package on top, editable.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deploykit needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/deploykit export models/fashion_resnet --output build/fashion_resnet --overwrite
+	$(BIN)/deploykit bench build/fashion_resnet models/fashion_resnet --batch 1 --threads 1
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+unit: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

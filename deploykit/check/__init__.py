@@ -1,0 +1,1 @@
+"""JUDGE, never measure: parity, and accuracy with its metrics (NumPy)."""

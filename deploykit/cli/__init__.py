@@ -1,0 +1,1 @@
+"""FRONT DOOR: one file a command, loaded only when it is called; parse, call one function, print."""

@@ -1,0 +1,1 @@
+"""Model -> ONNX: capture, translate, clean, check, write."""

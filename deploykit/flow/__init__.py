@@ -1,0 +1,1 @@
+"""LOOPS: the recipe runner and its cache."""

@@ -1,0 +1,1 @@
+"""WHAT COMES IN: declared inputs, network sources and their weights, data sets."""

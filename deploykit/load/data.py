@@ -1,0 +1,134 @@
+"""What a data set is: NumPy arrays by position, so that data serves where torch is not installed.
+
+Every source of data (`images.py`, `arrays.py` ...) returns a `Data`. `feeds` gives one batch of it
+the names and types that a network's inputs have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploykit.core.errors import BadInputError
+from deploykit.core.types import Dim
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from deploykit.core.types import Preprocessing, TensorSpec
+
+Array: TypeAlias = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples on their way to a network.
+
+    Attributes:
+        inputs: by name, each of shape [n, ...]; in the order of the network's inputs where the
+            names are not the network's.
+        labels: shape [n] or [n, ...], or `None` where the data has none.
+    """
+
+    inputs: Mapping[str, Array]
+    labels: Array | None = None
+
+
+class Data(Protocol):
+    """A data set with random access. Decoding happens in `batch`, so size costs no memory."""
+
+    @property
+    def name(self) -> str:
+        """As users wrote it, slice and all."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers, or empty."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How raw inputs became tensors, or `None` where the data cannot say."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The samples with these numbers, from 0 to `len(self) - 1`, in this order.
+
+        Raises:
+            BadInputError: a sample cannot be read; the message names the file.
+        """
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of all that the data set serves (or of the files it reads)."""
+
+
+def feeds(batch: Batch, specs: Sequence[TensorSpec], name: str) -> dict[str, Array]:
+    """The batch's inputs under the network's names, checked and contiguous.
+
+    By name where all names are the network's, otherwise by position. Floats are cast between
+    float types and integers between integer types, nothing else.
+
+    Args:
+        batch: from a data set.
+        specs: the network's inputs.
+        name: of the data set, for errors.
+
+    Raises:
+        BadInputError: the number of inputs, a type or a shape does not fit, or a float is NaN or
+            infinite; the message says which.
+    """
+    given = batch.inputs
+    if len(given) != len(specs):
+        raise BadInputError(
+            f"{name} has {len(given)} inputs ({', '.join(given)}) and the network takes "
+            f"{len(specs)} ({', '.join(spec.name for spec in specs)})"
+        )
+    by_name = all(spec.name in given for spec in specs)
+    arrays = [given[spec.name] for spec in specs] if by_name else list(given.values())
+    return {
+        spec.name: _fitted(array, spec, name) for array, spec in zip(arrays, specs, strict=True)
+    }
+
+
+def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
+    want = np.dtype(spec.dtype)
+    same_kind = array.dtype.kind == want.kind or {array.dtype.kind, want.kind} == {"i", "u"}
+    if not same_kind:
+        raise BadInputError(f"{name} gives {array.dtype} for input {spec.name!r}, which is {want}")
+    if not shape_fits(array.shape, spec):
+        raise BadInputError(
+            f"{name} gives shape {list(array.shape)} for input {spec.name!r}, "
+            f"which takes {shape_text(spec)}"
+        )
+    if want.kind == "f" and not np.isfinite(array).all():
+        raise BadInputError(f"{name} has NaN or infinite values for input {spec.name!r}")
+    return np.ascontiguousarray(array, dtype=want)
+
+
+def shape_fits(shape: Sequence[int], spec: TensorSpec) -> bool:
+    """Whether an array of this shape may be fed to the input."""
+    return len(shape) == len(spec.shape) and all(
+        _size_fits(size, want) for size, want in zip(shape, spec.shape, strict=True)
+    )
+
+
+def _size_fits(size: int, want: int | Dim) -> bool:
+    if not isinstance(want, Dim):
+        return size == want
+    return want.low <= size and (want.high is None or size <= want.high) and not size % want.step
+
+
+def shape_text(spec: TensorSpec) -> str:
+    """The shape as users write it: "N[1..64]x3x224x224"; "scalar" for none."""
+    return "x".join(_size_text(size) for size in spec.shape) or "scalar"
+
+
+def _size_text(size: int | Dim) -> str:
+    if not isinstance(size, Dim):
+        return str(size)
+    step = f":{size.step}" if size.step > 1 else ""
+    return f"{size.name}[{size.low}..{'' if size.high is None else size.high}{step}]"

@@ -1,0 +1,1 @@
+"""NETWORKS that we can build: the reference networks of `models/`."""

@@ -1,0 +1,1 @@
+"""ONE training loop, on Accelerate, used by everything that trains."""
