@@ -1,1 +1,1 @@
-"""FRONT DOOR: one file a command, loaded only when it is called; parse, call one function, print."""
+"""FRONT DOOR: one file a command, loaded when it is called; parse, call a function, print."""

@@ -1,0 +1,1 @@
+"""RUN an artifact: one file a runtime."""
