@@ -35,6 +35,9 @@ class ExitStatus(IntEnum):
     ENVIRONMENT_FAILED = 5
     INTERNAL_ERROR = 70
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
+    """Whoever read our output has gone (`| head`): 128 and the signal, as shells report it."""
+    TERMINATED = 143
 
 
 class DeploykitError(Exception):
