@@ -1,0 +1,149 @@
+"""A recipe: one TOML file that says how a network comes to be, from source to artifact.
+
+Only data here; `deploykit.flow` runs it. Paths in a recipe are relative to the recipe. A recipe
+carries a schema and a version, by the rule of `deploykit.core.records`; a key that its own
+version does not know is an error with the nearest name, since a typing mistake must not pass for
+a default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping  # noqa: TC003  (msgspec reads the annotations)
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+
+from deploykit.core.errors import BadInputError, nearest
+from deploykit.core.records import Schema, read_bytes
+from deploykit.core.types import Option  # noqa: TC001  (msgspec reads the annotations)
+
+RECIPE = Schema("deploykit/recipe")
+FILE_NAME = "recipe.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """Where the network comes from.
+
+    Attributes:
+        net: a source such as "net.py:build" or "timm:resnet18".
+        weights: a `.safetensors`, `.pt` or `.pth` file, or "" where the source brings them.
+        inputs: declarations such as "x=N[1..64]x3x32x32:float32".
+        options: keyword arguments of the callable that builds the network.
+    """
+
+    net: str
+    weights: str = ""
+    inputs: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DataTable:
+    """The splits, each a data set in the words of `deploykit.load.datasets`, or "" for none.
+
+    Attributes:
+        train: what training sees.
+        val: what drives every search and choice.
+        eval: what only reports.
+    """
+
+    train: str = ""
+    val: str = ""
+    eval: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One recipe file.
+
+    Attributes:
+        source: the network.
+        data: the splits.
+        task: "classification", "regression", or "" where nobody said.
+        train: fields of `deploykit.train.options.TrainOptions`; empty where it is not trained.
+        export: fields of `deploykit.export.ExportOptions`.
+        stages: what happens between loading and export, in order; each a table with a `name`.
+        folder: of the file. Not part of the record.
+    """
+
+    source: SourceTable
+    data: DataTable = DataTable()
+    task: str = ""
+    train: Mapping[str, Option] = field(default_factory=dict)
+    export: Mapping[str, Option] = field(default_factory=dict)
+    stages: tuple[Mapping[str, Option], ...] = ()
+    folder: Path = field(default=Path(), metadata={"in_record": False}, compare=False)
+
+    @property
+    def weights_path(self) -> Path | None:
+        """The weights file, there or not; `None` where the source brings them."""
+        return self.folder / self.source.weights if self.source.weights else None
+
+
+def is_recipe(text: str) -> bool:
+    """Whether a command-line argument names a recipe or a folder with one."""
+    path = Path(text)
+    return path.suffix == ".toml" or (path / FILE_NAME).is_file()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file, or the one in a folder.
+
+    Raises:
+        BadInputError: not TOML, another schema or major version, an unknown key (with the
+            nearest), or a value of the wrong type (with its place).
+    """
+    if path.is_dir():
+        path = path / FILE_NAME
+    try:
+        raw = tomllib.loads(read_bytes(path).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInputError(f"{path} is not TOML: {error}") from error
+    known_minor = _check_version(raw, path)
+    if known_minor:
+        _check_keys(raw, Recipe, str(path), frozenset({"schema", "version"}))
+    try:
+        recipe = msgspec.convert(raw | {"folder": path.parent}, Recipe, dec_hook=_as_is)
+    except msgspec.ValidationError as error:
+        raise BadInputError(f"{path} is not a valid recipe: {error}") from error
+    return recipe
+
+
+def _check_version(raw: Mapping[str, object], path: Path) -> bool:
+    """Refuse another schema or major version; tell whether every key should be known."""
+    if raw.get("schema") != RECIPE.name:
+        raise BadInputError(f'{path} is not a recipe: it must say schema = "{RECIPE.name}"')
+    version = raw.get("version")
+    major, _, minor = str(version).partition(".")
+    if not (isinstance(version, str) and major.isdecimal() and minor.isdecimal()):
+        raise BadInputError(f'{path}: version must be like "{RECIPE.version}", not {version!r}')
+    if int(major) != RECIPE.major:
+        raise BadInputError(
+            f"{path} has version {version}; this deploykit reads recipes of version "
+            f"{RECIPE.major}.x"
+        )
+    return int(minor) <= RECIPE.minor
+
+
+def _check_keys(
+    raw: Mapping[str, object], kind: type, where: str, also: frozenset[str] = frozenset()
+) -> None:
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind) if f.metadata.get("in_record") is not False}
+    for key, value in raw.items():
+        if key in also:
+            continue
+        if key not in known:
+            raise BadInputError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            _check_keys(value, hints[key], f"{where} [{key}]")
+
+
+def _as_is(kind: type[object], value: object) -> object:
+    if isinstance(value, kind):
+        return value
+    raise NotImplementedError(kind)
