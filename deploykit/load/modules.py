@@ -40,14 +40,13 @@ def load_module(source: Source) -> Model:
     with extra("compress"):
         import torch
 
-    before = set(sys.modules)
     if source.text.endswith(".pt2"):
         module, inputs = _exported_program(source)
     else:
         module, inputs = _built(source)
     if not isinstance(module, torch.nn.Module):
         raise BadInputError(f"{source.text} gave a {type(module).__name__}, not a torch.nn.Module")
-    digests = {"code": _code_digest(set(sys.modules) - before, source)}
+    digests = {"code": _code_digest(source)}
     if source.weights is not None:
         fit_weights(module, read_weights(source.weights), source.weights)
         digests["weights_file"] = sha256_of(source.weights)
@@ -232,16 +231,20 @@ def _running(work: Callable[[], T], text: str) -> T:
         ) from error
 
 
-def _code_digest(new_modules: set[str], source: Source) -> str:
-    """SHA-256 of every file that loading imported from outside installed packages.
+def _code_digest(source: Source) -> str:
+    """SHA-256 of every imported file from outside installed packages: the user's own code.
 
-    Installed packages are covered by their versions; what is left is the user's own code.
+    Installed packages are covered by their versions, and deploykit (which may be installed in
+    place) by its own; its networks count as users' code, since they end up in the artifact.
     """
     kinds = ("stdlib", "purelib", "platlib")
     installed = [Path(sysconfig.get_path(kind)).resolve() for kind in kinds]
     digest = hashlib.sha256()
-    files = {getattr(sys.modules.get(name), "__file__", None) for name in new_modules}
-    paths = {Path(file).resolve() for file in files if file}
+    paths = {
+        Path(module.__file__).resolve()
+        for name, module in list(sys.modules.items())
+        if _is_users(name) and getattr(module, "__file__", None)
+    }
     place = source.base / source.text.rpartition(":")[0]
     if place.suffix == ".py":
         paths.add(place.resolve())
@@ -249,6 +252,11 @@ def _code_digest(new_modules: set[str], source: Source) -> str:
         if path.suffix == ".py" and not any(path.is_relative_to(root) for root in installed):
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _is_users(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    return name != "__main__" and (top != "deploykit" or rest.startswith("nets"))
 
 
 def _versions() -> dict[str, str]:

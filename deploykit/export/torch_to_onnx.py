@@ -1,0 +1,92 @@
+"""Model -> OnnxArtifact: capture, translate, clean, write. It judges nothing: `flow` does."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploykit import __version__
+from deploykit.core.types import Step
+from deploykit.export.capture import capture
+from deploykit.export.translate import clean, translate
+from deploykit.export.write import write_artifact
+from deploykit.load.calls import named_outputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch.export import ExportedProgram
+
+    from deploykit.core.types import Model, OnnxArtifact
+    from deploykit.export.options import ExportOptions
+
+_VERSIONED = ("torch", "onnx", "onnxscript", "onnx-ir")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export leaves.
+
+    Attributes:
+        artifact: on disk.
+        program: the decomposed program that the graph was translated from; the names of its
+            nodes are the names of the graph's values, which is how parity finds the first tensor
+            that diverges.
+    """
+
+    artifact: OnnxArtifact
+    program: ExportedProgram | None
+
+
+def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported:
+    """Write the network as an ONNX artifact.
+
+    Args:
+        model: not changed.
+        folder: empty and existing.
+        options: what the file shall be like.
+
+    Raises:
+        BadInputError: the network cannot be captured or translated.
+        CheckFailedError: onnx's checker refuses the result.
+        EnvironmentFailedError: it cannot be written.
+    """
+    program = capture(model)
+    names = _output_names(program, model)
+    found = translate(program, model.inputs, names, options.opset)
+    clean(found.model, program, model.inputs)
+    step = Step(
+        name="export",
+        options={"opset": options.opset, "external_data": options.external_data},
+        input_digests=dict(model.history[-1].input_digests) if model.history else {},
+        versions={
+            "deploykit": __version__,
+            **{name: importlib.metadata.version(name) for name in _VERSIONED},
+        },
+    )
+    artifact = write_artifact(
+        found.model,
+        folder,
+        inputs=model.inputs,
+        io=model.io,
+        history=(*model.history, step),
+        external_data=options.external_data,
+    )
+    return Exported(artifact, found.exported_program)
+
+
+def _output_names(program: ExportedProgram, model: Model) -> list[str]:
+    """Names by the convention of `named_outputs`, read off the captured output structure."""
+    if model.outputs:
+        return [spec.name for spec in model.outputs]
+    import torch
+    from torch.utils import _pytree
+
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    leaves = [values.get(str(name)) for name in program.graph_signature.user_outputs]
+    spec = program.call_spec.out_spec
+    if spec is None or len(leaves) != spec.num_leaves:
+        return []
+    tensors = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
+    return list(named_outputs(_pytree.tree_unflatten(tensors, spec)))

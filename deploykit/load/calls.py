@@ -1,0 +1,115 @@
+"""How a network is called with named inputs, and what its outputs are called.
+
+One convention for everything that runs a PyTorch network: the eager runtime, capture for export,
+and parity. Inputs whose names are all parameters of `forward` are passed by keyword; if none is,
+they are passed by position, so that an input may be given a better name than `x`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING
+
+from deploykit.core.errors import BadInputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+    from deploykit.core.types import TensorSpec
+    from deploykit.load.data import Array
+
+_SINGLE_OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What `module(*args, **kwargs)` gets.
+
+    Attributes:
+        args: by position.
+        kwargs: by name; one of the two is empty.
+    """
+
+    args: tuple[torch.Tensor, ...]
+    kwargs: dict[str, torch.Tensor]
+
+
+def by_keyword(module: nn.Module, specs: Sequence[TensorSpec]) -> bool:
+    """Whether the inputs are passed by keyword.
+
+    Raises:
+        BadInputError: some names are parameters of `forward` and some are not, or there are more
+            inputs than `forward` takes.
+    """
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL or p.kind is p.VAR_KEYWORD for p in parameters):
+        named = {p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}}
+        return bool(specs) and all(spec.name in named for spec in specs)
+    known = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+    strange = [spec.name for spec in specs if spec.name not in known]
+    if not strange:
+        return True
+    if len(strange) < len(specs):
+        raise BadInputError(
+            f"input {strange[0]!r} is no parameter of forward({', '.join(known)})"
+            f"{nearest(strange[0], known)}"
+        )
+    if len(specs) > len(parameters):
+        raise BadInputError(
+            f"{len(specs)} inputs are declared and forward({', '.join(known)}) takes "
+            f"{len(parameters)}"
+        )
+    return False
+
+
+def arguments(
+    module: nn.Module, specs: Sequence[TensorSpec], feeds: Mapping[str, Array]
+) -> Arguments:
+    """The feeds as CPU tensors, the way that `module` takes them."""
+    import torch
+
+    tensors = {spec.name: torch.from_numpy(feeds[spec.name]) for spec in specs}
+    if by_keyword(module, specs):
+        return Arguments((), tensors)
+    return Arguments(tuple(tensors.values()), {})
+
+
+def named_outputs(value: object) -> dict[str, torch.Tensor]:
+    """The tensors in what a network returned, in order.
+
+    A single tensor is "output", those of a tuple "output_0", "output_1" ..., those of a mapping
+    or dataclass have their keys. `None` is left out.
+
+    Raises:
+        BadInputError: there is something else than tensors, or no tensor at all.
+    """
+    found = dict(_leaves(value, ""))
+    if not found:
+        raise BadInputError(f"the network returned a {type(value).__name__} without any tensor")
+    return found
+
+
+def _leaves(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name or _SINGLE_OUTPUT, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}_{key}" if name else str(key))
+    elif is_dataclass(value) and not isinstance(value, type):
+        for item in fields(value):
+            yield from _leaves(getattr(value, item.name), f"{name}_{item.name}".lstrip("_"))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{name or _SINGLE_OUTPUT}_{index}")
+    elif value is not None:
+        raise BadInputError(
+            f"the network returned a {type(value).__name__} as {name or _SINGLE_OUTPUT!r}: only "
+            "tensors can be exported"
+        )
