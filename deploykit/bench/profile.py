@@ -1,0 +1,191 @@
+"""Where the time of an ONNX artifact goes, by node and by operator.
+
+ONNX Runtime's own profiler takes the times: of kernels only, without what the runtime does between
+them, in whole microseconds a call. Names and operators are those that really run, after the
+runtime has fused and rewritten the graph. The profiler costs time itself, so these figures say
+where time goes, not how long a call takes: that is what `deploykit bench` is for.
+
+Source: ONNX Runtime, "Profiling Tools" (onnxruntime.ai/docs/performance/tune-performance).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, TypedDict
+
+from deploykit.core.errors import EnvironmentFailedError, MissingExtraError
+from deploykit.runtimes.base import check_feeds
+from deploykit.runtimes.ort_errors import plain_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import onnxruntime
+
+    from deploykit.core.types import OnnxArtifact
+    from deploykit.load.data import Array
+    from deploykit.runtimes.ort import OnnxRuntime
+
+_WARMUP_RUNS = 3
+_FEWEST_RUNS, _MOST_RUNS = 5, 200
+_BUDGET_NS = 1_000_000_000
+_KERNEL = "_kernel_time"
+# The time of their bodies' nodes is reported by itself: theirs would count it twice.
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """One node that ran.
+
+    Attributes:
+        name: as the runtime calls it after its optimizations.
+        op: its operator.
+        provider: what ran it ("CPUExecutionProvider").
+        calls: how often one inference calls it, on average.
+        time_ns: all its calls in one inference together, on average.
+    """
+
+    name: str
+    op: str
+    provider: str
+    calls: float
+    time_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """All nodes of one operator.
+
+    Attributes:
+        op: the operator.
+        nodes: how many of them ran.
+        time_ns: of one inference, on average.
+        share: of the time of all kernels, 0 to 1.
+    """
+
+    op: str
+    nodes: int
+    time_ns: float
+    share: float
+
+
+class _Event(TypedDict, total=False):
+    """What is read of one entry of the profile; times in microseconds."""
+
+    cat: str
+    name: str
+    ts: int
+    dur: int
+    args: dict[str, object]
+
+
+def profile_nodes(
+    artifact: OnnxArtifact,
+    feeds: Mapping[str, Array],
+    runtime: OnnxRuntime,
+    threads: int | None = None,
+) -> tuple[NodeTime, ...]:
+    """Run an artifact under the profiler for about a second, slowest node first.
+
+    Args:
+        artifact: ours or a foreign one.
+        feeds: one set of inputs, by name.
+        runtime: an entry of `deploykit.runtimes.ort.PROVIDERS`.
+        threads: of one operator; `None` leaves it to the runtime.
+
+    Raises:
+        BadInputError: the runtime refuses the model, or the inputs do not fit.
+        MissingExtraError: the runtime is not there.
+        EnvironmentFailedError: its provider did not come up.
+    """
+    if reason := runtime.missing():
+        raise MissingExtraError(f"{runtime.name} cannot run here: {reason}")
+    checked = check_feeds(artifact.inputs, feeds)
+    with tempfile.TemporaryDirectory(prefix="deploykit-profile-") as folder:
+        with plain_errors(artifact.model_path):
+            session = _session(artifact, runtime, threads, Path(folder))
+            _run(session, checked)
+            events: list[_Event] = json.loads(Path(session.end_profiling()).read_bytes())
+    return node_times(events)
+
+
+def _session(
+    artifact: OnnxArtifact, runtime: OnnxRuntime, threads: int | None, folder: Path
+) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    runtime.warm_imports()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        artifact.model_path, options, providers=[runtime.provider]
+    )
+    if session.get_providers()[0] != runtime.provider:
+        raise EnvironmentFailedError(
+            f"{runtime.name}: {runtime.provider} is installed but did not come up, and ONNX Runtime "
+            f"fell back to {session.get_providers()[0]}: refused"
+        )
+    return session
+
+
+def _run(session: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> None:
+    for _ in range(_WARMUP_RUNS):
+        began = perf_counter_ns()
+        session.run(None, feeds)
+        last_ns = max(perf_counter_ns() - began, 1)
+    for _ in range(min(max(_BUDGET_NS // last_ns, _FEWEST_RUNS), _MOST_RUNS)):
+        session.run(None, feeds)
+
+
+def node_times(events: Sequence[_Event], warmup_runs: int = _WARMUP_RUNS) -> tuple[NodeTime, ...]:
+    """Read a profile: means over the runs after the warm-up, slowest node first.
+
+    Args:
+        events: entries of ONNX Runtime's profile, in any order.
+        warmup_runs: how many runs at the start are left out.
+    """
+    starts = sorted(event["ts"] for event in events if event["name"] == "model_run")[warmup_runs:]
+    if not starts:
+        return ()
+    spent: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for event in _kernels(events):
+        if event["ts"] >= starts[0]:
+            args = event["args"]
+            name = event["name"].removesuffix(_KERNEL)
+            spent[name, str(args["op_name"]), str(args.get("provider", ""))].append(event["dur"])
+    nodes = (
+        NodeTime(*key, calls=len(times) / len(starts), time_ns=1000 * sum(times) / len(starts))
+        for key, times in spent.items()
+    )
+    return tuple(sorted(nodes, key=lambda node: (-node.time_ns, node.name)))
+
+
+def operator_times(nodes: Iterable[NodeTime]) -> tuple[OperatorTime, ...]:
+    """Add nodes up by operator, slowest first."""
+    by_op: dict[str, list[NodeTime]] = defaultdict(list)
+    for node in nodes:
+        by_op[node.op].append(node)
+    times = {op: sum(node.time_ns for node in group) for op, group in by_op.items()}
+    whole = sum(times.values())
+    return tuple(
+        OperatorTime(op, len(by_op[op]), time_ns, time_ns / whole if whole else 0.0)
+        for op, time_ns in sorted(times.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _kernels(events: Iterable[_Event]) -> Iterator[_Event]:
+    for event in events:
+        is_kernel = event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
+        if is_kernel and event["args"].get("op_name") not in _CONTROL_FLOW:
+            yield event
