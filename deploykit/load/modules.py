@@ -240,11 +240,12 @@ def _code_digest(source: Source) -> str:
     kinds = ("stdlib", "purelib", "platlib")
     installed = [Path(sysconfig.get_path(kind)).resolve() for kind in kinds]
     digest = hashlib.sha256()
-    paths = {
-        Path(module.__file__).resolve()
+    files = {
+        getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
-        if _is_users(name) and getattr(module, "__file__", None)
+        if _is_users(name)
     }
+    paths = {Path(file).resolve() for file in files if file and Path(file).is_file()}
     place = source.base / source.text.rpartition(":")[0]
     if place.suffix == ".py":
         paths.add(place.resolve())
