@@ -113,3 +113,33 @@ def _leaves(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             f"the network returned a {type(value).__name__} as {name or _SINGLE_OUTPUT!r}: only "
             "tensors can be exported"
         )
+
+
+def run_module(
+    module: nn.Module, specs: Sequence[TensorSpec], feeds: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Run the network eagerly on host arrays, without gradients.
+
+    Args:
+        module: in the mode that it shall be run in.
+        specs: its inputs.
+        feeds: arrays by input name.
+
+    Returns:
+        Arrays by output name, in order.
+    """
+    import torch
+
+    call = arguments(module, specs, feeds)
+    with torch.inference_mode():
+        outputs = named_outputs(module(*call.args, **call.kwargs))
+    return {name: to_array(tensor) for name, tensor in outputs.items()}
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """The tensor on the host; bfloat16, which NumPy lacks, as float32."""
+    import torch
+
+    plain = tensor.detach().cpu()
+    array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    return array
