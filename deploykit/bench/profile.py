@@ -107,11 +107,13 @@ def profile_nodes(
     if reason := runtime.missing():
         raise MissingExtraError(f"{runtime.name} cannot run here: {reason}")
     checked = check_feeds(artifact.inputs, feeds)
-    with tempfile.TemporaryDirectory(prefix="deploykit-profile-") as folder:
-        with plain_errors(artifact.model_path):
-            session = _session(artifact, runtime, threads, Path(folder))
-            _run(session, checked)
-            events: list[_Event] = json.loads(Path(session.end_profiling()).read_bytes())
+    with (
+        tempfile.TemporaryDirectory(prefix="deploykit-profile-") as folder,
+        plain_errors(artifact.model_path),
+    ):
+        session = _session(artifact, runtime, threads, Path(folder))
+        _run(session, checked)
+        events: list[_Event] = json.loads(Path(session.end_profiling()).read_bytes())
     return node_times(events)
 
 
@@ -133,8 +135,8 @@ def _session(
     )
     if session.get_providers()[0] != runtime.provider:
         raise EnvironmentFailedError(
-            f"{runtime.name}: {runtime.provider} is installed but did not come up, and ONNX Runtime "
-            f"fell back to {session.get_providers()[0]}: refused"
+            f"{runtime.name}: {runtime.provider} is installed but did not come up, and ONNX "
+            f"Runtime fell back to {session.get_providers()[0]}: refused"
         )
     return session
 
@@ -158,15 +160,19 @@ def node_times(events: Sequence[_Event], warmup_runs: int = _WARMUP_RUNS) -> tup
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")[warmup_runs:]
     if not starts:
         return ()
-    spent: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    # Fusion makes nodes of the same name; their numbers tell them apart.
+    spent: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
     for event in _kernels(events):
         if event["ts"] >= starts[0]:
-            args = event["args"]
             name = event["name"].removesuffix(_KERNEL)
-            spent[name, str(args["op_name"]), str(args.get("provider", ""))].append(event["dur"])
+            op, provider, number = (
+                str(event["args"].get(key, "")) for key in ("op_name", "provider", "node_index")
+            )
+            spent[name, op, provider, number].append(event["dur"])
+    runs = len(starts)
     nodes = (
-        NodeTime(*key, calls=len(times) / len(starts), time_ns=1000 * sum(times) / len(starts))
-        for key, times in spent.items()
+        NodeTime(name, op, provider, len(times) / runs, 1000 * sum(times) / runs)
+        for (name, op, provider, _), times in spent.items()
     )
     return tuple(sorted(nodes, key=lambda node: (-node.time_ns, node.name)))
 

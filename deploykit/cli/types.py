@@ -1,4 +1,4 @@
-"""Types of options that click does not have: durations, percentages, lists of integers and CPUs."""
+"""Types of options that click does not have: durations, percentages, lists, CPUs, sizes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,25 @@ def _cpus(text: str) -> Iterator[int]:
         yield from range(low, high + 1)
 
 
+class Size(click.ParamType[tuple[str, int]]):
+    """The size of a dynamic dimension, "N=8"; becomes its name and the size."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Read one; a tuple is kept (a default)."""
+        if isinstance(value, tuple):
+            return value
+        name, _, size = str(value).rpartition("=")
+        if not name or not size.isdecimal() or not int(size):
+            self.fail(f"{value!r} is not a size; write it like N=8", param, ctx)
+        return name, int(size)
+
+
 DURATION = Duration()
 PERCENT = Percent()
 INTEGERS = Integers()
 CPUS = Cpus()
+SIZE = Size()

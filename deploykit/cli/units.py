@@ -28,13 +28,6 @@ def share_text(share: float | None) -> str:
     return NOT_MEASURED if share is None else f"{100 * share:.1f} %"
 
 
-def shape_text(shape: tuple[int | str | None, ...] | None) -> str:
-    """1x3x224x224; "?" for a size that nobody knows, "scalar" for no dimensions."""
-    if shape is None:
-        return NOT_MEASURED
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
-
-
 def _scaled(value: float | None, units: tuple[tuple[float, str], ...]) -> str:
     if value is None:
         return NOT_MEASURED
