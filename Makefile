@@ -31,5 +31,9 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
 
+# After a change of a record: its JSON Schema in deploykit/core/schemas.
+schemas: .venv/ready
+	$(BIN)/python -m deploykit.cli.schemas
+
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

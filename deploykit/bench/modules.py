@@ -8,6 +8,7 @@ know, are counted by their formula.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from deploykit.load.data import Array
 
 _WARMUP_RUNS, _RUNS = 2, 10
+_SILENT = "99"  # the profiler's library tells standard error when it starts and stops
 
 
 def modules_of(model: Model, feeds: Mapping[str, Array]) -> tuple[Layer, ...]:
@@ -158,6 +160,7 @@ def _profiled(module: nn.Module, call: Arguments) -> tuple[dict[str, float], dic
     import torch
     from torch.profiler import ProfilerActivity, profile
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", _SILENT)
     with torch.inference_mode():
         for _ in range(_WARMUP_RUNS):
             module(*call.args, **call.kwargs)

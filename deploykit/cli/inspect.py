@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deploykit.load.sources import Source
 
 _MOST_OPERATORS = 15
+_LEAST_SHARE = 0.001  # operators below it are added up in one row
 
 
 @click.command("inspect")
@@ -210,7 +211,9 @@ def _macs_text(found: Totals) -> str:
 def _print_times(
     operators: Sequence[OperatorTime], nodes: Sequence[NodeTime], runtime: str, top: int | None
 ) -> None:
-    most = top or _MOST_OPERATORS
+    most = min(
+        top or _MOST_OPERATORS, sum(operator.share >= _LEAST_SHARE for operator in operators)
+    )
     columns = (
         Column("operator"),
         Column("nodes", right=True),
