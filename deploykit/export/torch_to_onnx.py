@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deploykit import __version__
 from deploykit.core.types import Step
 from deploykit.export.capture import capture
+from deploykit.export.options import ExportOptions
 from deploykit.export.translate import clean, translate
 from deploykit.export.write import write_artifact
 from deploykit.load.calls import named_outputs
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.export import ExportedProgram
+    from torch.onnx import ONNXProgram
 
     from deploykit.core.types import Model, OnnxArtifact
-    from deploykit.export.options import ExportOptions
 
 _VERSIONED = ("torch", "onnx", "onnxscript", "onnx-ir")
 
@@ -52,9 +53,7 @@ def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported
         CheckFailedError: onnx's checker refuses the result.
         EnvironmentFailedError: it cannot be written.
     """
-    program = capture(model)
-    names = _output_names(program, model)
-    found = translate(program, model.inputs, names, options.opset)
+    program, found = _translated(model, options)
     clean(found.model, program, model.inputs)
     step = Step(
         name="export",
@@ -74,6 +73,19 @@ def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported
         external_data=options.external_data,
     )
     return Exported(artifact, found.exported_program)
+
+
+def decomposed(model: Model) -> ExportedProgram:
+    """The program of `Exported`, made again for an artifact that comes from a cache."""
+    _, found = _translated(model, ExportOptions())
+    assert found.exported_program is not None, "the exporter always says what it translated"
+    return found.exported_program
+
+
+def _translated(model: Model, options: ExportOptions) -> tuple[ExportedProgram, ONNXProgram]:
+    program = capture(model)
+    names = _output_names(program, model)
+    return program, translate(program, model.inputs, names, options.opset)
 
 
 def _output_names(program: ExportedProgram, model: Model) -> list[str]:

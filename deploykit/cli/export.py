@@ -1,0 +1,127 @@
+"""`deploykit export SOURCE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deploykit.cli.output import json_option, print_json, progress, quiet_option
+
+if TYPE_CHECKING:
+    from deploykit.core.types import Check
+    from deploykit.flow.export import ExportResult
+
+
+@click.command("export")
+@click.argument("source")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="Folder to make.  [default: build/NAME]"
+)
+@click.option("--weights", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file.")
+@click.option("--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".')
+@click.option("--val", default="", help="Data that parity runs on, such as digits[:200].")
+@click.option("--eval", "evaluation", default="", help="Data that only reports.")
+@click.option("--opset", type=int, help="Version of the ONNX operators.  [default: 20]")
+@click.option("--external-data", is_flag=True, help="Keep the weights in a file of their own.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest relative difference.  [default: by type, 1e-4 for float32]",
+)
+@click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that is there.")
+@json_option
+@quiet_option
+def command(
+    source: str,
+    output: Path | None,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    val: str,
+    evaluation: str,
+    opset: int | None,
+    external_data: bool,
+    tolerance: float | None,
+    trust: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    r"""Turn SOURCE into an ONNX artifact and prove that it computes the same.
+
+    SOURCE is path/net.py:build, package.module:callable, timm:NAME, torchvision:NAME, a folder
+    with recipe.toml, an .onnx file from elsewhere, or a .pt2 file with --trust.
+
+    The folder holds model.onnx, artifact.json (what it is and how it came to be) and report.json
+    (the checks). Where a check fails, nothing is written and the exit status is 1.
+
+    \b
+    Examples:
+      deploykit export models/fashion_resnet
+      deploykit export net.py:build --weights net.safetensors --input "x=N[1..64]x3x224x224"
+    """
+    from deploykit.flow.export import ExportRequest, export
+    from deploykit.load.inputs import parse_inputs
+    from deploykit.load.sources import Source
+
+    request = ExportRequest(
+        source=Source(source, weights=weights, inputs=parse_inputs(inputs), trust=trust),
+        out=output or default_output(source),
+        changes={
+            key: value
+            for key, value in {"opset": opset, "external_data": external_data or None}.items()
+            if value is not None
+        },
+        val=val,
+        eval=evaluation,
+        limit=tolerance,
+        overwrite=overwrite,
+    )
+    with progress(quiet) as tell:
+        result = export(request, tell)
+    if as_json:
+        from deploykit.core.records import REPORT
+
+        print_json(result.report, REPORT)
+    else:
+        _print(result)
+
+
+def default_output(source: str) -> Path:
+    """`build/NAME`, after the folder of a recipe, the file, or the network's name."""
+    path = Path(source)
+    if path.name in {"recipe.toml", "artifact.json"}:
+        return Path("build") / path.absolute().parent.name
+    if path.is_dir():
+        return Path("build") / path.absolute().name
+    place, _, name = source.rpartition(":")
+    if place.endswith(".py"):
+        return Path("build") / f"{Path(place).stem}-{name}"
+    return Path("build") / (Path(name).stem if not place else name.replace(":", "-"))
+
+
+def _print(result: ExportResult) -> None:
+    from deploykit.cli.output import Column, print_table
+    from deploykit.cli.units import bytes_text
+    from deploykit.load.inputs import input_text
+
+    artifact = result.artifact
+    reused = f"; reused: {', '.join(result.reused)}" if result.reused else ""
+    click.echo(f"{artifact.folder}: ONNX, {bytes_text(artifact.size_bytes)}{reused}")
+    for kind, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
+        for spec in specs:
+            click.echo(f"  {kind} {input_text(spec)}")
+    columns = (Column("check"), Column("verdict"), Column("value", right=True), Column("limit"))
+    print_table(columns, [_row(check) for check in result.report.checks])
+
+
+def _row(check: Check) -> tuple[str, str, str, str]:
+    interval = ""
+    if check.interval is not None:
+        low, high = (f"{end:.4g}" for end in check.interval)
+        interval = f" [{low}, {high}]"
+    value = "" if check.value is None else f"{check.value:.4g}{interval} {check.unit}".rstrip()
+    limit = "" if check.limit is None else f"{check.limit:.3g}"
+    return check.name, check.verdict.value, value, limit

@@ -1,0 +1,79 @@
+"""Finished stages, kept by the hash of everything that went into them.
+
+The cache is a folder of folders named by key. A stage that is interrupted leaves nothing under
+its key, so that the next run starts there and reuses all that is before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from deploykit.core.errors import EnvironmentFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FOLDER_NAME = ".deploykit"
+_KEY_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where finished stages are kept.
+
+    Attributes:
+        folder: made when it is first written to, with a `.gitignore` of its own.
+    """
+
+    folder: Path
+
+    def get_or_make(self, key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+        """The folder of a finished stage, made now if it is not there.
+
+        Args:
+            key: from `key_of`.
+            make: fills the empty folder that it is given.
+
+        Returns:
+            The folder, and whether it was there already.
+
+        Raises:
+            EnvironmentFailedError: it cannot be written.
+        """
+        place = self.folder / key
+        if place.is_dir():
+            return place, True
+        temporary: Path | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ".gitignore").write_text("*\n")
+            temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=self.folder))
+            make(temporary)
+            temporary.rename(place)
+        except OSError as error:
+            raise EnvironmentFailedError(
+                f"cannot write the cache {self.folder}: {error.strerror or error}"
+            ) from error
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return place, False
+
+
+def key_of(*parts: object) -> str:
+    """The key of a stage, from everything that its result depends on.
+
+    Args:
+        parts: records, options, digests, versions: whatever becomes JSON.
+    """
+    everything = msgspec.to_builtins(parts, enc_hook=str)
+    text = json.dumps(everything, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_KEY_LENGTH]

@@ -1,0 +1,236 @@
+"""Export, end to end: load, (train,) (stages,) export, verify, hand over.
+
+What is handed over has passed; what has not passed leaves nothing behind. A recipe keeps each
+finished stage in a cache beside it; a plain source has none.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploykit import __version__
+from deploykit.core import records
+from deploykit.core.errors import BadInputError, CheckFailedError
+from deploykit.core.progress import Progress, silent
+from deploykit.core.types import Io, OnnxArtifact, Option, Report
+from deploykit.export.options import ExportOptions
+from deploykit.flow.accuracy import accuracy_checks
+from deploykit.flow.adopt import adopt_verified
+from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
+from deploykit.flow.folders import check_free, writing_folder
+from deploykit.flow.splits import Splits, open_splits
+from deploykit.flow.tables import options_from
+from deploykit.flow.train import with_weights
+from deploykit.flow.verify import Failure, difference_text, parity, runtimes_at_hand
+from deploykit.load.artifacts import is_onnx, load_artifact
+from deploykit.load.recipe import Recipe, is_recipe, load_recipe
+from deploykit.load.sources import Source, check_form, load_source, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch.export import ExportedProgram
+
+    from deploykit.core.types import Model
+    from deploykit.load.data import Array
+
+REPORT_NAME = "report.json"
+_CACHE_NAME = "cache"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """Everything that an export is asked for. What stands here wins over a recipe.
+
+    Attributes:
+        source: a PyTorch source, a recipe, or an ONNX file from elsewhere.
+        out: the folder to make.
+        changes: fields of `ExportOptions` that win over the recipe's, or over the defaults.
+        val: data that parity runs on and every choice is made by, or "".
+        eval: data that only reports, or "".
+        limit: on the relative difference, or `None` for the one of the outputs' type.
+        overwrite: whether an artifact at `out` may be replaced.
+    """
+
+    source: Source
+    out: Path
+    changes: Mapping[str, Option] = field(default_factory=dict)
+    val: str = ""
+    eval: str = ""
+    limit: float | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What an export hands over.
+
+    Attributes:
+        artifact: in the folder that was asked for.
+        report: its checks; all have passed.
+        reused: the stages that the cache had.
+    """
+
+    artifact: OnnxArtifact
+    report: Report
+    reused: tuple[str, ...] = ()
+
+
+def export(request: ExportRequest, progress: Progress = silent) -> ExportResult:
+    """Do all of it.
+
+    Raises:
+        BadInputError: anything about the source, its weights, inputs or data that cannot be used.
+        CheckFailedError: the artifact does not compute what the network computes; the message
+            names the first tensor that diverges. Nothing is left behind.
+        EnvironmentFailedError: it cannot be written.
+    """
+    check_free(request.out, overwrite=request.overwrite)
+    text = request.source.text
+    if is_onnx(text):
+        return _export_onnx(request, progress)
+    recipe = load_recipe(Path(text)) if is_recipe(text) else None
+    if recipe is None:
+        check_form(text)
+    else:
+        _check_stages(recipe)
+    table = {**(recipe.export if recipe else {}), **request.changes}
+    options = options_from(table, ExportOptions, "[export]")
+    splits = open_splits(request.val, request.eval, recipe)
+    progress("loading the network", None)
+    model = _load(request.source, recipe, splits, progress)
+    work = _Work(request, options, model, splits, progress)
+    return work.plain() if recipe is None else work.cached(recipe)
+
+
+def _load(source: Source, recipe: Recipe | None, splits: Splits, progress: Progress) -> Model:
+    if recipe is not None:
+        source = with_weights(resolve(source), recipe, progress)
+    model = load_source(source)
+    if splits.inputs is None:
+        return model
+    io = Io(model.io.task, splits.inputs.labels, splits.inputs.preprocessing)
+    return replace(model, io=io)
+
+
+def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
+    original = load_artifact(Path(request.source.text))
+    splits = open_splits(request.val, request.eval)
+    with writing_folder(request.out, overwrite=request.overwrite) as folder:
+        inputs = request.source.inputs
+        artifact, report = adopt_verified(
+            original,
+            folder,
+            inputs=inputs,
+            splits=splits,
+            limit=request.limit,
+            progress=progress,
+        )
+        accuracy = accuracy_checks(artifact, splits, progress)
+        report = replace(report, checks=(*report.checks, *accuracy))
+        records.save(folder / REPORT_NAME, report, records.REPORT)
+    return ExportResult(load_artifact(request.out), report)
+
+
+def _check_stages(recipe: Recipe) -> None:
+    for stage in recipe.stages:
+        raise BadInputError(
+            f"{recipe.folder}: there is no stage {stage.get('name')!r} in deploykit {__version__}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A loaded network on its way out."""
+
+    request: ExportRequest
+    options: ExportOptions
+    model: Model
+    splits: Splits
+    progress: Progress
+
+    def plain(self) -> ExportResult:
+        """Without a cache."""
+        out, overwrite = self.request.out, self.request.overwrite
+        with writing_folder(out, overwrite=overwrite) as folder:
+            program = self._export(folder)
+            report = self._verify(load_artifact(folder), program)
+            records.save(folder / REPORT_NAME, report, records.REPORT)
+        return ExportResult(load_artifact(out), report)
+
+    def cached(self, recipe: Recipe) -> ExportResult:
+        """Each stage from the recipe's cache where it is there."""
+        cache = Cache(recipe.folder / FOLDER_NAME / _CACHE_NAME)
+        exported, had_export = cache.get_or_make(self._export_key(), self._fill_export)
+        artifact = load_artifact(exported)
+
+        def fill_verify(folder: Path) -> None:
+            records.save(folder / REPORT_NAME, self._verify(artifact, None), records.REPORT)
+
+        key = self._verify_key(artifact)
+        verified, had_verify = cache.get_or_make(key, fill_verify)
+        out, overwrite = self.request.out, self.request.overwrite
+        with writing_folder(out, overwrite=overwrite) as folder:
+            for file in (*exported.iterdir(), verified / REPORT_NAME):
+                shutil.copyfile(file, folder / file.name)
+        reused = {"export": had_export, "verify": had_verify}
+        return ExportResult(
+            load_artifact(out),
+            records.load(out / REPORT_NAME, Report, records.REPORT),
+            tuple(name for name, had in reused.items() if had),
+        )
+
+    def _export_key(self) -> str:
+        step = self.model.history[-1]
+        return key_of(step, "export", __version__, self.options, self.model.io)
+
+    def _verify_key(self, artifact: OnnxArtifact) -> str:
+        import onnxruntime
+
+        step = self.model.history[-1]
+        names = [runtime.name for runtime in runtimes_at_hand()]
+        where = (onnxruntime.__version__, *names)
+        judged = (artifact.digest, self.request.limit, self.splits.digests)
+        return key_of(step, "verify", __version__, where, judged)
+
+    def _fill_export(self, folder: Path) -> None:
+        self._export(folder)
+
+    def _export(self, folder: Path) -> ExportedProgram | None:
+        from deploykit.export.torch_to_onnx import export_model  # brings torch
+
+        self.progress("exporting to ONNX", None)
+        return export_model(self.model, folder, self.options).program
+
+    def _verify(self, artifact: OnnxArtifact, program: ExportedProgram | None) -> Report:
+        from deploykit.load.calls import run_module  # brings torch
+
+        def reference(fed: Mapping[str, Array]) -> dict[str, Array]:
+            return run_module(self.model.module, self.model.inputs, fed)
+
+        limit = self.request.limit
+        result = parity(
+            artifact, reference, self.splits.inputs, limit=limit, progress=self.progress
+        )
+        if result.failure is not None:
+            raise CheckFailedError(self._failure_text(result.failure, artifact, program))
+        accuracy = accuracy_checks(artifact, self.splits, self.progress)
+        return Report(artifact.digest, (*result.checks, *accuracy))
+
+    def _failure_text(
+        self, failure: Failure, artifact: OnnxArtifact, program: ExportedProgram | None
+    ) -> str:
+        from deploykit.check.localise import localise
+        from deploykit.export.torch_to_onnx import decomposed
+
+        where = localise(
+            program or decomposed(self.model),
+            artifact,
+            failure.runtime,
+            failure.feeds,
+            self.request.limit,
+        )
+        return f"{difference_text(failure.check)}; {where}; nothing was written"

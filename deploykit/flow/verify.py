@@ -1,0 +1,154 @@
+"""Prove an artifact against its reference: parity in every runtime at hand, at several sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploykit.check.parity import compare
+from deploykit.core.errors import BadInputError
+from deploykit.core.progress import Progress, silent
+from deploykit.core.types import Check, Dim, Target, Verdict
+from deploykit.load.data import feeds as feeds_of
+from deploykit.load.synthetic import dims_of, synthetic_feeds
+from deploykit.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from deploykit.core.types import OnnxArtifact, TensorSpec
+    from deploykit.load.data import Array, Data
+    from deploykit.runtimes.base import Runtime
+
+_ODD = 3
+_UNBOUNDED_HIGH = 8  # where nobody said how large a dimension may be
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A parity check that failed, with what is needed to look closer.
+
+    Attributes:
+        check: the verdict.
+        runtime: where it failed.
+        feeds: on which inputs.
+    """
+
+    check: Check
+    runtime: Runtime
+    feeds: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """All checks that were made, and the first failure if there was one."""
+
+    checks: tuple[Check, ...]
+    failure: Failure | None = None
+
+
+def runtimes_at_hand() -> tuple[Runtime, ...]:
+    """Every runtime that can run an ONNX artifact on this machine."""
+    return tuple(r for r in RUNTIMES if r.format == "onnx" and r.missing() is None)
+
+
+def parity(
+    artifact: OnnxArtifact,
+    reference: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    data: Data | None,
+    *,
+    limit: float | None = None,
+    progress: Progress = silent,
+) -> Parity:
+    """Compare an artifact with its reference at batch 1, an odd batch and the largest allowed.
+
+    Args:
+        artifact: on disk.
+        reference: outputs by name from inputs by name; eager PyTorch for a network of ours.
+        data: real inputs; seeded random ones where there is none.
+        limit: on the relative difference, or `None` for the one of the outputs' type.
+        progress: told before every run.
+
+    Raises:
+        BadInputError: the data does not fit, or the reference itself gives NaN.
+    """
+    checks: list[Check] = []
+    runtimes = runtimes_at_hand()
+    cases = parity_sizes(artifact.inputs)
+    for number, sizes in enumerate(cases):
+        fed = real_feeds(artifact.inputs, sizes, data)
+        progress(f"parity, {_sizes_text(sizes)}", number / len(cases))
+        wanted = reference(fed)
+        for runtime in runtimes:
+            name = f"parity {runtime.name} {_sizes_text(sizes)}"
+            check = compare(name, wanted, run_once(artifact, runtime, fed), limit)
+            checks.append(check)
+            if check.verdict is not Verdict.PASSED:
+                return Parity(tuple(checks), Failure(check, runtime, fed))
+    return Parity(tuple(checks))
+
+
+def run_once(
+    artifact: OnnxArtifact, runtime: Runtime, fed: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Open the artifact, run it once, close it; outputs by name."""
+    session = runtime.open(artifact, Target(runtime=runtime.name))
+    try:
+        outputs = session.bind(fed)()
+        names = [spec.name for spec in session.outputs]
+    finally:
+        session.close()
+    return dict(zip(names, outputs, strict=True))
+
+
+def parity_sizes(specs: Sequence[TensorSpec]) -> tuple[dict[str, int], ...]:
+    """Sizes of the dynamic dimensions to try: all at their lowest, odd, all at their highest."""
+    dims = dims_of(specs)
+    if not dims:
+        return ({},)
+    low = {name: dim.low for name, dim in dims.items()}
+    odd = {name: _odd(dim) for name, dim in dims.items()}
+    high = {name: _high(dim) for name, dim in dims.items()}
+    cases = [low, odd, high]
+    return tuple(case for i, case in enumerate(cases) if case not in cases[:i])
+
+
+def real_feeds(
+    specs: Sequence[TensorSpec], sizes: Mapping[str, int], data: Data | None
+) -> dict[str, Array]:
+    """One batch of data, repeated from its start where it is too short; or made-up inputs.
+
+    Only the first dimension of each input is filled from the data; its other sizes are the
+    data's own.
+    """
+    if data is None:
+        return synthetic_feeds(specs, sizes, _SEED)
+    first = specs[0].shape[0] if specs and specs[0].shape else 1
+    count = sizes[first.name] if isinstance(first, Dim) else first
+    if not len(data):
+        raise BadInputError(f"{data.name} is empty")
+    return feeds_of(data.batch([row % len(data) for row in range(count)]), specs, data.name)
+
+
+def _odd(dim: Dim) -> int:
+    """An odd multiple of the step, above the lowest, near three steps."""
+    high = _high(dim)
+    for size in range(max(dim.low, _ODD * dim.step), high + 1, dim.step):
+        if (size // dim.step) % 2:
+            return size
+    return high
+
+
+def _high(dim: Dim) -> int:
+    return max(dim.low, _UNBOUNDED_HIGH * dim.step) if dim.high is None else dim.high
+
+
+def _sizes_text(sizes: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={size}" for name, size in sizes.items()) or "fixed shapes"
+
+
+def difference_text(check: Check) -> str:
+    """What a failed check says in an error."""
+    value = "" if check.value is None else f" by {check.value:.3g} (limit {check.limit:.3g})"
+    return f"{check.name}: {check.advice}{value}"
