@@ -13,7 +13,6 @@ from deploykit.runtimes.base import check_feeds
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from torch import nn
 
     from deploykit.core.types import Model, Option, Target
@@ -90,27 +89,34 @@ class EagerSession:
         self.outputs = outputs
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], Sequence[Array]]:
-        """The call that runs `forward` on these arrays, the inputs by position.
+        """The call that runs `forward` on these arrays; see `deploykit.load.calls`.
 
         On the CPU tensors share the arrays' memory; elsewhere the copies to and from the device
         are inside the call. Outputs are flattened (tuples, lists and dictionaries, in order).
         """
         import torch
 
+        from deploykit.load.calls import arguments, named_outputs, to_array
+
         module = self._module
         assert module is not None, "the session is closed"
-        arrays = check_feeds(self.inputs, feeds)
-        tensors = [torch.from_numpy(array) for array in arrays.values()]
+        call = arguments(module, self.inputs, check_feeds(self.inputs, feeds))
         device = torch.device(self._device)
 
         def on_host() -> list[Array]:
             with torch.inference_mode():
-                return [tensor.numpy() for tensor in flat(module(*tensors))]
+                result = module(*call.args, **call.kwargs)
+                # The common case costs no more than itself.
+                if isinstance(result, torch.Tensor) and result.dtype != torch.bfloat16:
+                    return [result.numpy()]
+                return [to_array(tensor) for tensor in named_outputs(result).values()]
 
         def on_device() -> list[Array]:
             with torch.inference_mode():
-                result = module(*(tensor.to(device) for tensor in tensors))
-                return [tensor.cpu().numpy() for tensor in flat(result)]
+                args = (tensor.to(device) for tensor in call.args)
+                kwargs = {name: tensor.to(device) for name, tensor in call.kwargs.items()}
+                result = module(*args, **kwargs)
+                return [to_array(tensor) for tensor in named_outputs(result).values()]
 
         return on_host if device.type == "cpu" else on_device
 
@@ -128,18 +134,3 @@ class EagerSession:
     def close(self) -> None:
         """Drop the network; its memory goes once no bound call is left."""
         self._module = None
-
-
-def flat(result: object) -> list[torch.Tensor]:
-    """All tensors of what a network returned, in order.
-
-    Raises:
-        BadInputError: there is none.
-    """
-    import torch
-    from torch.utils import _pytree
-
-    tensors = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-    if not tensors:
-        raise BadInputError(f"the network returns no tensor but {type(result).__name__}")
-    return tensors
