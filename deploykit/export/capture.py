@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, DeploykitError
 from deploykit.core.types import Dim
+from deploykit.export.quiet import quiet_torch
 from deploykit.load.calls import arguments, by_keyword
 from deploykit.load.data import shape_text
 from deploykit.load.synthetic import dims_of, synthetic_feeds
@@ -41,8 +41,7 @@ def capture(model: Model, example: Mapping[str, Array] | None = None) -> Exporte
     call = arguments(model.module, model.inputs, feeds)
     shapes = _dynamic_shapes(model)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), quiet_torch():
             return torch.export.export(
                 model.module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False
             )

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Dim
+from deploykit.export.quiet import quiet_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,16 +45,10 @@ def translate(
     Raises:
         BadInputError: an operator has no translation; the message names it.
     """
-    import logging
-
     import torch
 
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_torch():
             found = torch.onnx.export(
                 program,
                 input_names=[spec.name for spec in inputs],
@@ -66,8 +60,6 @@ def translate(
             )
     except torch.onnx.OnnxExporterError as error:
         raise BadInputError(_explain(error)) from error
-    finally:
-        logger.setLevel(level)
     if found is None:
         raise BadInputError("PyTorch's exporter gave nothing back")
     return found
