@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 @click.option("--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".')
 @click.option("--val", default="", help="Data that parity runs on, such as digits[:200].")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
+@click.option(
+    "--metric", default="", help="top-1, top-5, mae or module:callable.  [default: by the labels]"
+)
 @click.option("--opset", type=int, help="Version of the ONNX operators.  [default: 20]")
 @click.option("--external-data", is_flag=True, help="Keep the weights in a file of their own.")
 @click.option(
@@ -41,6 +44,7 @@ def command(
     inputs: tuple[str, ...],
     val: str,
     evaluation: str,
+    metric: str,
     opset: int | None,
     external_data: bool,
     tolerance: float | None,
@@ -76,6 +80,7 @@ def command(
         },
         val=val,
         eval=evaluation,
+        metric=metric,
         limit=tolerance,
         overwrite=overwrite,
     )

@@ -24,7 +24,14 @@ from deploykit.flow.folders import check_free, writing_folder
 from deploykit.flow.splits import Splits, open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
-from deploykit.flow.verify import Failure, difference_text, parity, runtimes_at_hand
+from deploykit.flow.verify import (
+    Failure,
+    difference_text,
+    parity,
+    parity_sizes,
+    real_feeds,
+    runtimes_at_hand,
+)
 from deploykit.load.artifacts import is_onnx, load_artifact
 from deploykit.load.recipe import Recipe, is_recipe, load_recipe
 from deploykit.load.sources import Source, check_form, load_source, resolve
@@ -51,6 +58,7 @@ class ExportRequest:
         changes: fields of `ExportOptions` that win over the recipe's, or over the defaults.
         val: data that parity runs on and every choice is made by, or "".
         eval: data that only reports, or "".
+        metric: how the data is scored, or "" for the usual one of its labels.
         limit: on the relative difference, or `None` for the one of the outputs' type.
         overwrite: whether an artifact at `out` may be replaced.
     """
@@ -60,6 +68,7 @@ class ExportRequest:
     changes: Mapping[str, Option] = field(default_factory=dict)
     val: str = ""
     eval: str = ""
+    metric: str = ""
     limit: float | None = None
     overwrite: bool = False
 
@@ -102,6 +111,8 @@ def export(request: ExportRequest, progress: Progress = silent) -> ExportResult:
     splits = open_splits(request.val, request.eval, recipe)
     progress("loading the network", None)
     model = _load(request.source, recipe, splits, progress)
+    for data in splits.named.values():  # data that does not fit is told before the long work
+        real_feeds(model.inputs, parity_sizes(model.inputs)[0], data)
     work = _Work(request, options, model, splits, progress)
     return work.plain() if recipe is None else work.cached(recipe)
 
@@ -129,7 +140,7 @@ def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
             limit=request.limit,
             progress=progress,
         )
-        accuracy = accuracy_checks(artifact, splits, progress)
+        accuracy = accuracy_checks(artifact, splits, request.metric, progress)
         report = replace(report, checks=(*report.checks, *accuracy))
         records.save(folder / REPORT_NAME, report, records.REPORT)
     return ExportResult(load_artifact(request.out), report)
@@ -193,7 +204,7 @@ class _Work:
         step = self.model.history[-1]
         names = [runtime.name for runtime in runtimes_at_hand()]
         where = (onnxruntime.__version__, *names)
-        judged = (artifact.digest, self.request.limit, self.splits.digests)
+        judged = (artifact.digest, self.request.limit, self.request.metric, self.splits.digests)
         return key_of(step, "verify", __version__, where, judged)
 
     def _fill_export(self, folder: Path) -> None:
@@ -217,7 +228,7 @@ class _Work:
         )
         if result.failure is not None:
             raise CheckFailedError(self._failure_text(result.failure, artifact, program))
-        accuracy = accuracy_checks(artifact, self.splits, self.progress)
+        accuracy = accuracy_checks(artifact, self.splits, self.request.metric, self.progress)
         return Report(artifact.digest, (*result.checks, *accuracy))
 
     def _failure_text(
