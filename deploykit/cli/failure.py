@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -12,7 +13,8 @@ from deploykit import __version__
 from deploykit.core.errors import DeploykitError, ExitStatus
 
 _OF_THE_MACHINE = {
-    errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EROFS, errno.EIO, errno.EMFILE,
+    errno.ENFILE,
 }  # fmt: skip
 # How native libraries say that memory ran out, in errors of no class of their own.
 _OUT_OF_MEMORY = (
@@ -46,10 +48,9 @@ def report(error: BaseException) -> int:
         error.show()
         return ExitStatus.BAD_INPUT
     message, status = _expected(error) or _of_the_machine(error) or _bug(error)
-    try:
+    with suppress(OSError):  # standard error itself may be closed or full
         click.echo(f"deploykit: error: {' '.join(message.splitlines())}", err=True)
-    except OSError:
-        _drop_output()
+    _drop_output()
     return status
 
 
@@ -115,7 +116,7 @@ def _print_traceback(error: BaseException) -> None:
 
 
 def _drop_output() -> None:
-    """Send what is still buffered nowhere: its reader has gone, and Python flushes at exit."""
+    """Send what cannot be written nowhere, because Python tries again on its way out."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
@@ -108,6 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status; see `deploykit.core.errors.ExitStatus`.
     """
+    _open_closed_streams()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status = _run(list(sys.argv[1:] if args is None else args))
@@ -128,6 +130,14 @@ def _run(args: list[str]) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     return ExitStatus.DONE
+
+
+def _open_closed_streams() -> None:
+    """Python has no stream where the caller closed it (`2>&-`); writing must not fail then."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (open to the end)
+            setattr(sys, name, stream)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)
