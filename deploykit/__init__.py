@@ -1,3 +1,134 @@
-"""deploykit: make a trained PyTorch network hardware-friendly, export it, prove it, measure it."""
+"""deploykit: make a trained PyTorch network hardware-friendly, export it, prove it, measure it.
+
+The public Python names are those of `__all__`; everything else is private and may change. A
+public name that is to go stays for one minor version and warns. Importing this package loads
+nothing else: each name is fetched when it is first used, so that torch and ONNX Runtime are
+loaded only by what needs them.
+
+| what | names |
+| --- | --- |
+| come in | `Source`, `load_source`, `load_artifact`, `parse_inputs`, `open_data`, `load_recipe` |
+| train | `TrainOptions`, `train_recipe` |
+| export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
+| records | `Model`, `OnnxArtifact`, `Target`, `Measurement`, `Report` and what they are made of |
+| errors | `DeploykitError` and its kinds, `ExitStatus` |
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from deploykit.core.errors import (
+        BadInputError,
+        CannotTellError,
+        CheckFailedError,
+        DeploykitError,
+        EnvironmentFailedError,
+        ExitStatus,
+        MissingExtraError,
+    )
+    from deploykit.core.types import (
+        Check,
+        Dim,
+        EngineArtifact,
+        File,
+        Io,
+        Machine,
+        Measurement,
+        Model,
+        OnnxArtifact,
+        Preprocessing,
+        ProcessRun,
+        Report,
+        Samples,
+        Status,
+        Step,
+        Target,
+        TensorSpec,
+        Variant,
+        Verdict,
+    )
+    from deploykit.export.options import ExportOptions
+    from deploykit.flow.export import ExportRequest, ExportResult, run_export
+    from deploykit.flow.train import train_recipe
+    from deploykit.load.artifacts import load_artifact
+    from deploykit.load.datasets import open_data
+    from deploykit.load.inputs import parse_inputs
+    from deploykit.load.recipe import Recipe, load_recipe
+    from deploykit.load.sources import Source, load_source
+    from deploykit.train.options import TrainOptions
+
+__all__ = [
+    "BadInputError",
+    "CannotTellError",
+    "Check",
+    "CheckFailedError",
+    "DeploykitError",
+    "Dim",
+    "EngineArtifact",
+    "EnvironmentFailedError",
+    "ExitStatus",
+    "ExportOptions",
+    "ExportRequest",
+    "ExportResult",
+    "File",
+    "Io",
+    "Machine",
+    "Measurement",
+    "MissingExtraError",
+    "Model",
+    "OnnxArtifact",
+    "Preprocessing",
+    "ProcessRun",
+    "Recipe",
+    "Report",
+    "Samples",
+    "Source",
+    "Status",
+    "Step",
+    "Target",
+    "TensorSpec",
+    "TrainOptions",
+    "Variant",
+    "Verdict",
+    "load_artifact",
+    "load_recipe",
+    "load_source",
+    "open_data",
+    "parse_inputs",
+    "run_export",
+    "train_recipe",
+]
+
+# Where a name lives; what is not here is in core.errors or core.types.
+_HOMES = {
+    "ExportOptions": "export.options",
+    "ExportRequest": "flow.export",
+    "ExportResult": "flow.export",
+    "Recipe": "load.recipe",
+    "Source": "load.sources",
+    "TrainOptions": "train.options",
+    "load_artifact": "load.artifacts",
+    "load_recipe": "load.recipe",
+    "load_source": "load.sources",
+    "open_data": "load.datasets",
+    "parse_inputs": "load.inputs",
+    "run_export": "flow.export",
+    "train_recipe": "flow.train",
+}
+_ERRORS = "Error"
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'deploykit' has no public name {name!r}")
+    kind = "core.errors" if name.endswith(_ERRORS) or name == "ExitStatus" else "core.types"
+    return getattr(import_module(f"deploykit.{_HOMES.get(name, kind)}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -66,7 +66,7 @@ def command(
       deploykit export models/fashion_resnet
       deploykit export net.py:build --weights net.safetensors --input "x=N[1..64]x3x224x224"
     """
-    from deploykit.flow.export import ExportRequest, export
+    from deploykit.flow.export import ExportRequest, run_export
     from deploykit.load.inputs import parse_inputs
     from deploykit.load.sources import Source
 
@@ -85,7 +85,7 @@ def command(
         overwrite=overwrite,
     )
     with progress(quiet) as tell:
-        result = export(request, tell)
+        result = run_export(request, tell)
     if as_json:
         from deploykit.core.records import REPORT
 

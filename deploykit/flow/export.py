@@ -88,7 +88,7 @@ class ExportResult:
     reused: tuple[str, ...] = ()
 
 
-def export(request: ExportRequest, progress: Progress = silent) -> ExportResult:
+def run_export(request: ExportRequest, progress: Progress = silent) -> ExportResult:
     """Do all of it.
 
     Raises:
