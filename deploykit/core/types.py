@@ -203,7 +203,17 @@ class OnnxArtifact:
 
 @dataclass(frozen=True, slots=True)
 class EngineArtifact:
-    """A TensorRT engine on disk, with its record beside it. Fields as in `OnnxArtifact`."""
+    """A TensorRT engine on disk, with its record beside it.
+
+    Attributes:
+        files: the engine first.
+        inputs: in the engine's order.
+        outputs: in the engine's order.
+        variants: empty where there is only one way to run it.
+        io: what inputs and outputs mean.
+        history: every step so far, oldest first; empty for a foreign file.
+        folder: where the files are. Not part of the record.
+    """
 
     files: tuple[File, ...]
     inputs: tuple[TensorSpec, ...]
