@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from deploykit.runtimes.base import Runtime
 
 _ODD = 3
-_UNBOUNDED_HIGH = 8  # where nobody said how large a dimension may be
+# Where nobody said how large a dimension may be (a foreign file): batches are small, and lengths
+# and image sides such that five halvings leave something.
+_UNBOUNDED_HIGH = 8
+_UNBOUNDED_SIDES = (32, 96, 128)
 _SEED = 0
 
 
@@ -107,10 +110,14 @@ def parity_sizes(specs: Sequence[TensorSpec]) -> tuple[dict[str, int], ...]:
     dims = dims_of(specs)
     if not dims:
         return ({},)
-    low = {name: dim.low for name, dim in dims.items()}
-    odd = {name: _odd(dim) for name, dim in dims.items()}
-    high = {name: _high(dim) for name, dim in dims.items()}
-    cases = [low, odd, high]
+    first = {spec.shape[0] for spec in specs if spec.shape}
+    tried = {
+        name: _UNBOUNDED_SIDES
+        if dim.high is None and dim not in first
+        else (dim.low, _odd(dim), _high(dim))
+        for name, dim in dims.items()
+    }
+    cases = [{name: sizes[number] for name, sizes in tried.items()} for number in range(3)]
     return tuple(case for i, case in enumerate(cases) if case not in cases[:i])
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.extras import extra
-from deploykit.core.types import Dim, File, OnnxArtifact, TensorSpec
+from deploykit.core.types import File, OnnxArtifact, TensorSpec
+from deploykit.load.data import named_dim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,7 +204,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
         )
     tensor = value.type.tensor_type
     dims = [
-        dim.dim_value if dim.dim_value > 0 else Dim(dim.dim_param or f"{value.name}_{axis}")
+        dim.dim_value if dim.dim_value > 0 else named_dim(dim.dim_param, value.name, axis)
         for axis, dim in enumerate(tensor.shape.dim)
     ]
     if tensor.elem_type == onnx.TensorProto.STRING:

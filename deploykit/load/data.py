@@ -109,6 +109,14 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
     return np.ascontiguousarray(array, dtype=want)
 
 
+def named_dim(name: object, tensor: str, axis: int) -> Dim:
+    """The dimension that an ONNX file calls `name`; after its tensor and axis where it does not.
+
+    "?" is how some exporters write "unknown", and is not one dimension wherever it stands.
+    """
+    return Dim(name if isinstance(name, str) and name.strip("? ") else f"{tensor}_{axis}")
+
+
 def shape_fits(shape: Sequence[int], spec: TensorSpec) -> bool:
     """Whether an array of this shape may be fed to the input."""
     return len(shape) == len(spec.shape) and all(

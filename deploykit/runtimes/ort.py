@@ -12,26 +12,25 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError, MissingExtraError, nearest
 from deploykit.core.extras import extra
 from deploykit.core.types import OnnxArtifact
 from deploykit.runtimes.base import check_feeds, option
-from deploykit.runtimes.ort_errors import plain_errors
+from deploykit.runtimes.ort_errors import plain_error, plain_errors
 from deploykit.runtimes.ort_specs import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from deploykit.core.types import Option, Target, TensorSpec
+    from deploykit.core.types import Option, Target
     from deploykit.load.sources import Source
     from deploykit.runtimes.base import Array
 
 CPU_PROVIDER = "CPUExecutionProvider"
 OPTIMIZATIONS = ("all", "extended", "basic", "disable")
-_ERRORS_ONLY = 3  # ONNX Runtime's severity "error": warnings would land on the user's terminal
+_FATAL_ONLY = 4  # errors come as exceptions, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class OnnxRuntime:
         """Import ONNX Runtime and silence its log."""
         with extra(f"package:{self.package}"):
             import onnxruntime
-        onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+        onnxruntime.set_default_logger_severity(_FATAL_ONLY)
 
     def open(self, artifact: OnnxArtifact | Source, target: Target) -> OrtSession:
         """Load an ONNX artifact; see `deploykit.runtimes.base.Runtime`."""
@@ -91,7 +90,7 @@ class OnnxRuntime:
             session = onnxruntime.InferenceSession(
                 artifact.model_path, options, providers=[self._with_device(target.device)]
             )
-        return OrtSession(session, self._placed(session), artifact.inputs, target)
+        return OrtSession(session, self._placed(session), artifact, target)
 
     def _with_device(self, device: str) -> str | tuple[str, dict[str, str]]:
         _, colon, number = device.partition(":")
@@ -130,13 +129,14 @@ class OrtSession:
         self,
         session: Any,
         placed: Counter[str],
-        declared: Sequence[TensorSpec],
+        artifact: OnnxArtifact,
         target: Target,
     ) -> None:
+        self._path = artifact.model_path
         self._session = session
         self._placed = placed
         self._target = target
-        ranges = {spec.name: spec for spec in declared}
+        ranges = {spec.name: spec for spec in artifact.inputs}
         # The artifact's own specs know ranges; the file itself only knows names of dimensions.
         self.inputs = tuple(
             ranges.get(value.name) or spec_of(value) for value in session.get_inputs()
@@ -146,10 +146,21 @@ class OrtSession:
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], Sequence[Array]]:
         """The call that runs `InferenceSession.run` on these host arrays, outputs in order.
 
-        Nothing of ours is between the clock and ONNX Runtime's own method.
+        Between the clock and ONNX Runtime's own method there is one Python frame, which turns an
+        error at run time (a size that an operator cannot take) into one line.
         """
+        run, path = self._session.run, self._path
         names = [spec.name for spec in self.outputs]
-        return partial(self._session.run, names, check_feeds(self.inputs, feeds))
+        arrays = check_feeds(self.inputs, feeds)
+
+        def call() -> Sequence[Array]:
+            try:
+                outputs: Sequence[Array] = run(names, arrays)
+            except Exception as error:
+                raise plain_error(error, path) from error
+            return outputs
+
+        return call
 
     def facts(self) -> dict[str, Option]:
         """Version, settings as they are in force, and which provider really runs the nodes."""
@@ -189,7 +200,7 @@ def _session_options(target: Target, *, record: bool) -> Any:
 
     choices = _choices(target)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if target.threads is not None:
         options.intra_op_num_threads = target.threads
     options.inter_op_num_threads = 1

@@ -76,10 +76,15 @@ def plain_errors(path: Path) -> Iterator[None]:
     except DeploykitError:
         raise
     except Exception as error:
-        text = str(error)
-        if "bad_alloc" in text or "Failed to allocate memory" in text:
-            raise EnvironmentFailedError(f"{path}: memory ran out in ONNX Runtime") from error
-        raise BadInputError(f"{path} {explain(text)}") from error
+        raise plain_error(error, path) from error
+
+
+def plain_error(error: Exception, path: Path) -> DeploykitError:
+    """The error of ours that stands for one of ONNX Runtime's."""
+    text = str(error)
+    if "bad_alloc" in text or "Failed to allocate memory" in text:
+        return EnvironmentFailedError(f"{path}: memory ran out in ONNX Runtime")
+    return BadInputError(f"{path} {explain(text)}")
 
 
 def explain(text: str) -> str:

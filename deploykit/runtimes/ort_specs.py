@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploykit.core.types import Dim, TensorSpec
+from deploykit.core.types import TensorSpec
+from deploykit.load.data import named_dim
 
 # ONNX Runtime writes "tensor(float)"; NumPy says "float32".
 _DTYPES = {
@@ -27,7 +28,7 @@ def spec_of(value: Any) -> TensorSpec:
     if not value.type.startswith("tensor("):
         return TensorSpec(value.name, value.type, ())
     dims = (
-        size if isinstance(size, int) and size > 0 else Dim(size or f"{value.name}_{axis}")
+        size if isinstance(size, int) and size > 0 else named_dim(size, value.name, axis)
         for axis, size in enumerate(value.shape)
     )
     return TensorSpec(value.name, _DTYPES.get(kind, kind), tuple(dims))
