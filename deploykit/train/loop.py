@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own name for it)
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deploykit.core.errors import CheckFailedError
+from deploykit.core.errors import BadInputError, CheckFailedError, EnvironmentFailedError
 from deploykit.core.progress import Progress, silent
 from deploykit.train import checkpoint
 from deploykit.train.augment import augment, black_of
 from deploykit.train.checkpoint import Checkpoint, Epoch
+from deploykit.train.losses import Loss, cross_entropy
 from deploykit.train.samples import Samples, generator, in_order, shuffled
 from deploykit.train.schedule import learning_rate
 
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
 
     from deploykit.load.data import Data
     from deploykit.train.options import TrainOptions
-
-Loss: TypeAlias = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]
-"""Called with the network, a batch's inputs and its labels; gives the mean loss, a scalar."""
 
 Loader: TypeAlias = "DataLoader[tuple[Tensor, ...]]"
 
@@ -84,7 +80,8 @@ def train(
         val: drives the choice of the epoch, and nothing is learnt from it.
         options: how.
         folder: made if need be; holds the checkpoint of this very run (by options, data and
-            initial weights), from which a second call with the same arguments goes on.
+            initial weights), from which a second call with the same arguments goes on. A loss
+            of one's own needs a folder of its own: code has no digest.
         loss: what to minimise; `None` is cross-entropy with the options' label smoothing.
         progress: told after every step.
 
@@ -93,12 +90,14 @@ def train(
         CheckFailedError: the loss left the numbers.
         EnvironmentFailedError: the checkpoint cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     path = folder / f"train-{checkpoint.run_key(module, data, val, options)[:16]}.pt"
     done = checkpoint.load(path) if path.exists() else None
     if done is None or len(done.epochs) < options.epochs:
         with _deterministic():
-            run = _Run.start(module, data, val, options, loss or _cross_entropy(options))
+            run = _Run.start(
+                module, data, val, options, loss or cross_entropy(options.label_smoothing)
+            )
             done = run.until_done(done, path, progress)
     trained = deepcopy(module).cpu()
     trained.load_state_dict(done.best)
@@ -128,6 +127,8 @@ class _Run:
     def start(
         cls, module: nn.Module, data: Data, val: Data, options: TrainOptions, loss: Loss
     ) -> _Run:
+        for split in (data, val):
+            _check_fit(module, split)
         accelerator = Accelerator()
         # Channels last is the layout that convolutions on CPUs and GPUs are fastest in.
         net = deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -220,14 +221,6 @@ class _Run:
         return net
 
 
-def _cross_entropy(options: TrainOptions) -> Loss:
-    def loss(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        logits = net(*inputs).float()
-        return F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
-
-    return loss
-
-
 def _optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     """Weight decay for matrices and kernels, none for biases and normalisation."""
     learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -256,6 +249,28 @@ def _channels_last(tensor: Tensor) -> Tensor:
     if tensor.dim() != 4:
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _check_fit(module: nn.Module, data: Data) -> None:
+    """Let a misfit of network and data fail here, with a line of its own."""
+    *inputs, _ = Samples.first(data)
+    net = deepcopy(module).cpu().eval()
+    try:
+        with torch.inference_mode():
+            net(*inputs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shapes = ", ".join(str(list(part.shape[1:])) for part in inputs)
+        raise BadInputError(
+            f"{data.name} (samples of shape {shapes}) does not fit the network: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentFailedError(f"cannot make {folder}: {error.strerror}") from error
 
 
 @contextmanager

@@ -29,13 +29,17 @@ class Samples(Dataset[tuple["Tensor", ...]]):
         if not len(data):
             raise BadInputError(f"{data.name} has no samples")
         self._data = data
-        first = _tensors(data.batch([0]), data)
-        sample_bytes = sum(part.nbytes for part in first)
+        sample_bytes = sum(part.nbytes for part in self.first(data))
         self._kept: tuple[Tensor, ...] | None = None
         if sample_bytes * len(data) <= MOST_KEPT_BYTES:
             starts = range(0, len(data), _READ_ROWS)
             parts = [self._read(range(s, min(s + _READ_ROWS, len(data)))) for s in starts]
             self._kept = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    @staticmethod
+    def first(data: Data) -> tuple[Tensor, ...]:
+        """A batch of the first sample alone."""
+        return _tensors(data.batch([0]), data)
 
     def __len__(self) -> int:
         return len(self._data)
