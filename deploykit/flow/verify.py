@@ -10,6 +10,7 @@ from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.core.types import Check, Dim, Target, Verdict
 from deploykit.load.data import feeds as feeds_of
+from deploykit.load.one_call import OneCall
 from deploykit.load.synthetic import dims_of, synthetic_feeds
 from deploykit.runtimes import RUNTIMES
 
@@ -78,7 +79,7 @@ def parity(
     """
     checks: list[Check] = []
     runtimes = runtimes_at_hand()
-    cases = parity_sizes(artifact.inputs)
+    cases = ({},) if isinstance(data, OneCall) else parity_sizes(artifact.inputs)
     for number, sizes in enumerate(cases):
         fed = real_feeds(artifact.inputs, sizes, data)
         progress(f"parity, {_sizes_text(sizes)}", number / len(cases))
@@ -132,7 +133,7 @@ def real_feeds(
     if data is None:
         return synthetic_feeds(specs, sizes, _SEED)
     first = specs[0].shape[0] if specs and specs[0].shape else 1
-    count = sizes[first.name] if isinstance(first, Dim) else first
+    count = sizes.get(first.name, 1) if isinstance(first, Dim) else first
     if not len(data):
         raise BadInputError(f"{data.name} is empty")
     return feeds_of(data.batch([row % len(data) for row in range(count)]), specs, data.name)
@@ -152,7 +153,7 @@ def _high(dim: Dim) -> int:
 
 
 def _sizes_text(sizes: Mapping[str, int]) -> str:
-    return " ".join(f"{name}={size}" for name, size in sizes.items()) or "fixed shapes"
+    return " ".join(f"{name}={size}" for name, size in sizes.items()) or "as it is"
 
 
 def difference_text(check: Check) -> str:

@@ -14,7 +14,7 @@ from deploykit.core.errors import BadInputError
 from deploykit.load.data import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from deploykit.core.types import Preprocessing
@@ -54,14 +54,8 @@ class ArrayData:
 
     def digest(self) -> str:
         """SHA-256 of all arrays with their names, types and shapes."""
-        total = hashlib.sha256()
-        named = [*self.inputs.items(), *([] if self.targets is None else [("", self.targets)])]
-        for name, array in named:
-            # Little-endian on every machine, so that the digest is the same on all.
-            stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            total.update(f"{name} {stored.dtype.str} {list(stored.shape)}\n".encode())
-            total.update(stored.tobytes())
-        return total.hexdigest()
+        targets = [] if self.targets is None else [("", self.targets)]
+        return digest_of([*self.inputs.items(), *targets])
 
 
 def from_arrays(arrays: Mapping[str, Array], name: str) -> ArrayData:
@@ -97,11 +91,22 @@ def from_arrays(arrays: Mapping[str, Array], name: str) -> ArrayData:
     return ArrayData(name, inputs, arrays[found[0]] if found else None)
 
 
-def open_npz(path: Path, name: str) -> ArrayData:
-    """The arrays of an `.npz` file; see `from_arrays`. Pickled objects are refused.
+def digest_of(arrays: Iterable[tuple[str, Array]]) -> str:
+    """SHA-256, in hex, of arrays with their names, types and shapes."""
+    total = hashlib.sha256()
+    for name, array in arrays:
+        # Little-endian on every machine, so that the digest is the same on all.
+        stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        total.update(f"{name} {stored.dtype.str} {list(array.shape)}\n".encode())
+        total.update(stored.tobytes())
+    return total.hexdigest()
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an `.npz` file by name. Pickled objects are refused.
 
     Raises:
-        BadInputError: it cannot be read, is no such file, or as in `from_arrays`.
+        BadInputError: it cannot be read, or is no such file.
     """
     try:
         with path.open("rb") as file:
@@ -109,10 +114,9 @@ def open_npz(path: Path, name: str) -> ArrayData:
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise BadInputError(f"{path} is a single array; save it with np.savez(path, x=...)")
             with stored:
-                arrays = {key: stored[key] for key in stored.files}
+                return {key: stored[key] for key in stored.files}
     except FileNotFoundError as error:
         raise BadInputError(f"{path} does not exist") from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInputError(f"cannot read {path} as .npz: {reason}") from error
-    return from_arrays(arrays, name)

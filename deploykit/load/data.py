@@ -78,8 +78,8 @@ def feeds(batch: Batch, specs: Sequence[TensorSpec], name: str) -> dict[str, Arr
         name: of the data set, for errors.
 
     Raises:
-        BadInputError: the number of inputs, a type or a shape does not fit, or a float is NaN or
-            infinite; the message says which.
+        BadInputError: the number of inputs, a type, a shape or a number does not fit, or a float
+            is NaN or infinite; the message says which.
     """
     given = batch.inputs
     if len(given) != len(specs):
@@ -89,9 +89,9 @@ def feeds(batch: Batch, specs: Sequence[TensorSpec], name: str) -> dict[str, Arr
         )
     by_name = all(spec.name in given for spec in specs)
     arrays = [given[spec.name] for spec in specs] if by_name else list(given.values())
-    return {
-        spec.name: _fitted(array, spec, name) for array, spec in zip(arrays, specs, strict=True)
-    }
+    fed = {spec.name: _fitted(array, spec, name) for array, spec in zip(arrays, specs, strict=True)}
+    _check_shared(fed, specs, name)
+    return fed
 
 
 def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
@@ -106,7 +106,28 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
         )
     if want.kind == "f" and not np.isfinite(array).all():
         raise BadInputError(f"{name} has NaN or infinite values for input {spec.name!r}")
-    return np.ascontiguousarray(array, dtype=want)
+    if array.dtype == want:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(array, dtype=want)
+    # A number that wraps around, or becomes infinite, would be taken for data.
+    if not (np.isfinite(cast).all() if want.kind == "f" else np.array_equal(cast, array)):
+        raise BadInputError(f"{name} has numbers beyond {want} for input {spec.name!r}")
+    return cast
+
+
+def _check_shared(fed: Mapping[str, Array], specs: Sequence[TensorSpec], name: str) -> None:
+    """Refuse two sizes for one name of a dimension."""
+    first: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        for size, want in zip(fed[spec.name].shape, spec.shape, strict=True):
+            if isinstance(want, Dim):
+                before, where = first.setdefault(want.name, (size, spec.name))
+                if before != size:
+                    raise BadInputError(
+                        f"{name} gives {want.name}={before} for input {where!r} and "
+                        f"{want.name}={size} for input {spec.name!r}: they must be equal"
+                    )
 
 
 def named_dim(name: object, tensor: str, axis: int) -> Dim:

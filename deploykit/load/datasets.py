@@ -8,6 +8,7 @@ text                                        what it is
 `digits[::2]`                               scikit-learn's digits
 `images/val?resize=256&crop=224[:100]`      a folder of images
 `data.npz[100:200]`                         arrays
+`inputs.npz?whole=yes`                      the inputs of one call, as they are (state, scalars)
 `package.module:callable`, `my.py:data`     what a function of yours returns
 ==========================================  ================================================
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from deploykit.core.errors import BadInputError, nearest
-from deploykit.load.arrays import open_npz
+from deploykit.load.arrays import from_arrays, read_npz
 from deploykit.load.callables import open_callable
 from deploykit.load.digits import digits
 from deploykit.load.fashion_mnist import (
@@ -29,6 +30,7 @@ from deploykit.load.fashion_mnist import (
     fashion_mnist_full,
 )
 from deploykit.load.images import ImageFolder, open_images
+from deploykit.load.one_call import OneCall, wants_one_call
 from deploykit.load.slices import Sliced, slice_rows, split_slice
 
 if TYPE_CHECKING:
@@ -81,11 +83,13 @@ def _open(name: str, options: dict[str, str], text: str, base: Path) -> Data:
             return opener(split)
     if path.is_dir():
         return open_images(path, options, text)
-    _no_options(options, text)
     if head.endswith(".npz"):
         if split:
             raise BadInputError(f"data {text}: an .npz file has no splits; take a slice: [:100]")
-        return open_npz(path, text)
+        if wants_one_call(options, text):
+            return OneCall(text, read_npz(path))
+        return from_arrays(read_npz(path), text)
+    _no_options(options, text)
     if split:
         return open_callable(name, base)
     names = [known for known, _ in NAMED]
