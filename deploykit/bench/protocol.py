@@ -218,7 +218,7 @@ def load_feeds(path: str) -> dict[str, Array]:
     """The inputs in an `.npz` file by name; nothing in it is unpickled."""
     with np.load(path, allow_pickle=False) as file:
         names = [str(name) for name in file[_NAMES]]
-        return {name: np.ascontiguousarray(file[str(n)]) for n, name in enumerate(names)}
+        return {name: np.require(file[str(n)], requirements="C") for n, name in enumerate(names)}
 
 
 def save_feeds(path: Path, feeds: Mapping[str, Array]) -> None:

@@ -107,9 +107,9 @@ def _fitted(array: Array, spec: TensorSpec, name: str) -> Array:
     if want.kind == "f" and not np.isfinite(array).all():
         raise BadInputError(f"{name} has NaN or infinite values for input {spec.name!r}")
     if array.dtype == want:
-        return np.ascontiguousarray(array)
+        return np.require(array, requirements="C")  # ascontiguousarray gives scalars a dimension
     with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(array, dtype=want)
+        cast = np.require(array, want, "C")
     # A number that wraps around, or becomes infinite, would be taken for data.
     if not (np.isfinite(cast).all() if want.kind == "f" else np.array_equal(cast, array)):
         raise BadInputError(f"{name} has numbers beyond {want} for input {spec.name!r}")
