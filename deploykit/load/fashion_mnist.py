@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zipfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,8 +96,13 @@ def fashion_mnist_compact(split: str = "test") -> PixelData:
             f"there is no {COMPACT_FILE}: the compact set comes with a checkout of deploykit; "
             "for the whole set: apt-get install dataset-fashion-mnist"
         )
-    with np.load(COMPACT_FILE, allow_pickle=False) as arrays:
-        images, targets = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    try:
+        with COMPACT_FILE.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images, targets = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInputError(
+            f"{COMPACT_FILE} is damaged: git checkout it, or python models/data/make_compact.py"
+        ) from error
     return _data(f"fashion-mnist-compact:{split}", images, targets)
 
 

@@ -104,6 +104,15 @@ def test_without_any_set_both_ways_out_are_named(
         fashion_mnist_compact("test")
 
 
+def test_a_damaged_compact_set_is_named(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = nowhere / "cut.npz"
+    path.write_bytes(COMPACT_FILE.read_bytes()[:100_000])
+    monkeypatch.setattr(module, "COMPACT_FILE", path)
+
+    with pytest.raises(BadInputError, match=r"cut\.npz is damaged: git checkout it"):
+        fashion_mnist_compact("test")
+
+
 @pytest.mark.parametrize(("split", "count"), [("train", 7000), ("val", 1000), ("test", 2000)])
 def test_the_compact_set_is_balanced_and_normalised(split: str, count: int) -> None:
     data = fashion_mnist_compact(split)
