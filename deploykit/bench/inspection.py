@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.bench.layers import Layer, Totals, layers_of, totals
 from deploykit.bench.profile import NodeTime, OperatorTime, operator_times, profile_nodes
+from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.core.records import Schema
 from deploykit.core.types import TensorSpec  # noqa: TC001  (msgspec reads the annotations)
@@ -33,6 +34,7 @@ class Inspection:
         layers: nodes of the graph, or modules.
         totals: of the layers.
         runtime: what took the times, or `None` where none were taken.
+        not_timed: why none were taken although they should have been, or "".
         operators: where the time goes by operator, slowest first.
         nodes: where it goes by node as the runtime runs them, slowest first; empty for PyTorch.
     """
@@ -45,6 +47,7 @@ class Inspection:
     layers: tuple[Layer, ...]
     totals: Totals
     runtime: str | None = None
+    not_timed: str = ""
     operators: tuple[OperatorTime, ...] = ()
     nodes: tuple[NodeTime, ...] = ()
 
@@ -71,18 +74,24 @@ def inspect_onnx(
 ) -> Inspection:
     """Look at an ONNX artifact; never imports torch.
 
+    A model that the runtime refuses at these sizes is told all the same, without times.
+
     Raises:
-        BadInputError: sizes that it does not allow, or a model that the runtime refuses.
+        BadInputError: sizes that it does not allow.
         MissingExtraError: the runtime is not there.
     """
     sizes = choose_sizes(artifact.inputs, how.batch, dict(how.sizes))
     progress(f"{name}: layers", None)
     layers = layers_of(artifact, sizes=sizes)
     nodes: tuple[NodeTime, ...] = ()
+    not_timed = ""
     if how.timed:
         progress(f"{name}: time by operator on {runtime.name}", None)
-        feeds = synthetic_feeds(artifact.inputs, sizes, _SEED)
-        nodes = profile_nodes(artifact, feeds, runtime, how.threads)
+        try:
+            feeds = synthetic_feeds(artifact.inputs, sizes, _SEED)
+            nodes = profile_nodes(artifact, feeds, runtime, how.threads)
+        except BadInputError as error:
+            not_timed = str(error)
     return Inspection(
         name=name,
         inputs=artifact.inputs,
@@ -91,7 +100,8 @@ def inspect_onnx(
         size_bytes=artifact.size_bytes,
         layers=layers,
         totals=totals(layers),
-        runtime=runtime.name if how.timed else None,
+        runtime=runtime.name if nodes else None,
+        not_timed=not_timed,
         operators=operator_times(nodes),
         nodes=nodes,
     )

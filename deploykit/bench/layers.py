@@ -1,7 +1,7 @@
 """What an ONNX graph is made of: shapes, parameters, MACs and bytes, node by node.
 
-The sizes come from onnx's shape inference with every dynamic dimension given a size; the weights'
-own bytes are never read, so that a model of many gigabytes is told apart as quickly as a small one.
+The sizes come from onnx's shape inference with every dynamic dimension given a size; the bytes of
+external weights are never read, so that many gigabytes are looked through as quickly as a few.
 
 What counts as a parameter: the elements of float constants of one dimension or more, and of
 quantized weights (integers of 8 bits or fewer, and the int32 biases that belong to them). Not
@@ -14,10 +14,11 @@ is counted. A table that PyTorch calls a buffer is counted: ONNX does not know t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from deploykit.bench.constants import Tensor, learnt, of_constant, of_initializer, of_value
+from deploykit.bench.folding import infer_folded
 from deploykit.bench.macs import STANDARD_DOMAINS, Attributes, Shape, macs_of
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def layers_of(
     """The nodes of an artifact in the order of the graph; local functions are inlined.
 
     The nodes of a subgraph (`If`, `Loop`, `Scan`) follow the node they belong to and are counted
-    once, whatever the number of rounds, with a note.
+    once, whatever the number of rounds, with a note. Of an `If` whose condition follows from the
+    sizes, only the branch that is taken is there; of any other, both are.
 
     Args:
         artifact: ours or a foreign one.
@@ -94,8 +96,9 @@ def layers_of(
     from deploykit.load.synthetic import choose_sizes
 
     chosen = choose_sizes(artifact.inputs, batch, sizes)
-    model = _inferred(_inlined(read_graph(artifact.model_path)), artifact, chosen)
-    return tuple(_layers(model.graph, _Scope(), "", ""))
+    fixed = _fix_sizes(_inlined(read_graph(artifact.model_path)), artifact, chosen)
+    model, folded = infer_folded(fixed)
+    return tuple(_layers(model.graph, _Scope(folded=folded), "", ""))
 
 
 def totals(layers: Sequence[Layer]) -> Totals:
@@ -119,12 +122,10 @@ def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     return inline_local_functions(model)
 
 
-def _inferred(
+def _fix_sizes(
     model: onnx.ModelProto, artifact: OnnxArtifact, sizes: Mapping[str, int]
 ) -> onnx.ModelProto:
-    """The model with the shape of every value that inference can tell."""
-    from onnx.shape_inference import InferenceError, infer_shapes
-
+    """The model with a size in place of each dynamic dimension; it is changed itself."""
     by_name = {spec.name: spec for spec in artifact.inputs}
     for value in model.graph.input:
         if value.name in by_name:
@@ -135,16 +136,17 @@ def _inferred(
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
-    try:
-        return infer_shapes(model, data_prop=True)
-    except InferenceError:  # a node that contradicts its schema: what the file itself says is left
-        return model
+    return model
 
 
 @dataclass(slots=True)
 class _Scope:
-    """The values that a graph can see, and the constants that a node has read already."""
+    """The values that a graph can see, and the constants that a node has read already.
 
+    Values in `folded` are computed by nodes, although their numbers are known.
+    """
+
+    folded: frozenset[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
 
@@ -154,13 +156,14 @@ class _Scope:
         for value in (*graph.input, *graph.value_info, *graph.output):
             tensors[value.name] = of_value(value)
         for tensor in graph.initializer:
-            tensors[tensor.name] = of_initializer(tensor)
+            made = tensor.name in self.folded
+            tensors[tensor.name] = replace(of_initializer(tensor), constant=not made)
         for sparse in graph.sparse_initializer:
             tensors[sparse.values.name] = of_initializer(sparse.values)
         for node in graph.node:
             if node.op_type == "Constant":
                 tensors[node.output[0]] = of_constant(node)
-        return _Scope(tensors, self.read)
+        return _Scope(self.folded, tensors, self.read)
 
 
 def _layers(graph: onnx.GraphProto, outer: _Scope, prefix: str, note: str) -> Iterator[Layer]:

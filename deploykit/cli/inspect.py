@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from deploykit.bench.inspection import How, Inspection
-    from deploykit.bench.layers import Layer, Totals
+    from deploykit.bench.layers import Layer
     from deploykit.bench.macs import Shape
     from deploykit.bench.profile import NodeTime, OperatorTime
     from deploykit.core.progress import Progress
@@ -142,6 +142,8 @@ def _print(found: Inspection, top: int | None, every: bool) -> None:
     print_table(columns, [_layer_cells(layer) for layer in shown], title=_headline(found))
     click.echo(_rest(found.layers, shown))
     click.echo(_summary(found))
+    if found.not_timed:
+        click.echo(f"deploykit: not timed: {found.not_timed}{_hint(found)}", err=True)
     if found.runtime is not None:
         click.echo()
         _print_times(found.operators, found.nodes, found.runtime, top)
@@ -196,16 +198,24 @@ def _rest(layers: Sequence[Layer], shown: Sequence[Layer]) -> str:
 def _summary(found: Inspection) -> str:
     size = f", {bytes_text(found.size_bytes)} on disk" if found.size_bytes is not None else ""
     return (
-        f"{found.totals.parameters:,} parameters, {_macs_text(found.totals)}, "
+        f"{found.totals.parameters:,} parameters, {_macs_text(found)}, "
         f"{bytes_text(found.totals.weight_bytes)} of weights{size}"
     )
 
 
-def _macs_text(found: Totals) -> str:
-    if found.macs is not None:
-        return f"{found.macs:,} MACs"
-    names = ", ".join(found.untold[:3]) + (" ..." if len(found.untold) > 3 else "")
-    return f"at least {found.least_macs:,} MACs (not known of {len(found.untold)}: {names})"
+def _macs_text(found: Inspection) -> str:
+    macs, untold = found.totals.macs, found.totals.untold
+    if macs is not None:
+        return f"{macs:,} MACs"
+    names = ", ".join(untold[:3]) + (" ..." if len(untold) > 3 else "")
+    least = f"at least {found.totals.least_macs:,} MACs"
+    return f"{least} (not known of {len(untold)}: {names}{_hint(found)})"
+
+
+def _hint(found: Inspection) -> str:
+    """How to try other sizes, where the network takes several."""
+    chosen = " ".join(f"--size {name}={size}" for name, size in found.sizes.items())
+    return f"; these are the sizes, try others: {chosen}" if chosen else ""
 
 
 def _print_times(
