@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import TYPE_CHECKING
 
@@ -70,9 +71,8 @@ def _highest(dim: Dim) -> int:
     return dim.low + 64 * dim.step if dim.high is None else dim.high
 
 
-def _dynamic_shapes(
-    model: Model,
-) -> dict[str, dict[int, object]] | tuple[dict[int, object], ...]:
+def _dynamic_shapes(model: Model) -> dict[str, dict[int, object]] | tuple[object, ...]:
+    """In the structure that the module takes its inputs in, as torch.export wants it."""
     symbols = {name: _symbol(dim) for name, dim in dims_of(model.inputs).items()}
     by_input = {
         spec.name: {
@@ -82,7 +82,15 @@ def _dynamic_shapes(
         }
         for spec in model.inputs
     }
-    return by_input if by_keyword(model.module, model.inputs) else tuple(by_input.values())
+    if by_keyword(model.module, model.inputs):
+        return by_input
+    # What `*args` takes is one parameter to torch.export, with a tuple of shapes.
+    kinds = [p.kind for p in inspect.signature(model.module.forward).parameters.values()]
+    shapes = tuple(by_input.values())
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    plain = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:plain], shapes[plain:])
 
 
 def _symbol(dim: Dim) -> object:

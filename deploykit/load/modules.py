@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from torch import nn
+    from torch.export import ExportedProgram
 
     from deploykit.core.types import Option
     from deploykit.load.sources import Source
@@ -190,7 +191,26 @@ def _exported_program(source: Source) -> tuple[object, tuple[TensorSpec, ...]]:
             sizes = tuple(_size(size, ranges) for size in value.shape)
             dtype = str(value.dtype).removeprefix("torch.")
             specs.append(TensorSpec(node.name, dtype, sizes))
-    return program.module(), tuple(specs)
+    return _flat_module(program), tuple(specs)
+
+
+def _flat_module(program: ExportedProgram) -> nn.Module:
+    """The program's module, called with its tensors by position however it took them."""
+    import torch
+    from torch.utils import _pytree
+
+    structure = program.call_spec.in_spec
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.program = program.module()
+
+        def forward(self, *inputs: torch.Tensor) -> object:
+            args, kwargs = _pytree.tree_unflatten(inputs, structure)
+            return self.program(*args, **kwargs)
+
+    return Flat()
 
 
 def _size(size: object, ranges: Mapping[str, object]) -> int | Dim:
