@@ -10,6 +10,7 @@ from contextlib import suppress
 import click
 
 from deploykit import __version__
+from deploykit.cli.output import printable
 from deploykit.core.errors import DeploykitError, ExitStatus
 
 _OF_THE_MACHINE = {
@@ -49,7 +50,7 @@ def report(error: BaseException) -> int:
         return ExitStatus.BAD_INPUT
     message, status = _expected(error) or _of_the_machine(error) or _bug(error)
     with suppress(OSError):  # standard error itself may be closed or full
-        click.echo(f"deploykit: error: {' '.join(message.splitlines())}", err=True)
+        click.echo(f"deploykit: error: {printable(message)}", err=True)
     _drop_output()
     return status
 

@@ -12,6 +12,7 @@ from deploykit.cli.output import (
     json_option,
     print_json,
     print_table,
+    printable,
     progress,
     quiet_option,
 )
@@ -140,10 +141,12 @@ def _print(found: Inspection, top: int | None, every: bool) -> None:
     )
     shown = _chosen(found.layers, top, every)
     print_table(columns, [_layer_cells(layer) for layer in shown], title=_headline(found))
-    click.echo(_rest(found.layers, shown))
-    click.echo(_summary(found))
+    if rest := _rest(found.layers, shown):
+        click.echo(printable(rest))
+    click.echo()
+    click.echo(printable(_summary(found)))
     if found.not_timed:
-        click.echo(f"deploykit: not timed: {found.not_timed}{_hint(found)}", err=True)
+        click.echo(printable(f"deploykit: not timed: {found.not_timed}{_hint(found)}"), err=True)
     if found.runtime is not None:
         click.echo()
         _print_times(found.operators, found.nodes, found.runtime, top)
@@ -192,7 +195,7 @@ def _rest(layers: Sequence[Layer], shown: Sequence[Layer]) -> str:
     if not counts:
         return ""
     by_op = ", ".join(f"{number} {op}" for op, number in counts.most_common())
-    return f"and {counts.total()} more (--all): {by_op}\n"
+    return f"and {counts.total()} more (--all): {by_op}"
 
 
 def _summary(found: Inspection) -> str:

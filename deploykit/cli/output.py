@@ -41,11 +41,13 @@ class Column:
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Progress]:
+def progress(quiet: bool, still: bool = False) -> Iterator[Progress]:
     """A `Progress` that draws one line, and wipes it at the end.
 
     Args:
         quiet: draw nothing, whatever standard error is.
+        still: draw only when told something, not ten times a second from a thread: a benchmark
+            must not be disturbed by its own progress.
     """
     if quiet or not sys.stderr.isatty():
         yield silent
@@ -59,14 +61,24 @@ def progress(quiet: bool) -> Iterator[Progress]:
         bars.BarColumn(bar_width=24),
         bars.TimeElapsedColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with bars.Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=not still
+    ) as bar:
         task = bar.add_task("", total=None)
 
         def draw(message: str, share: float | None) -> None:
             total = None if share is None else 1.0
-            bar.update(task, description=message, total=total, completed=share or 0.0)
+            bar.update(
+                task, description=message, total=total, completed=share or 0.0, refresh=still
+            )
 
         yield draw
+
+
+def printable(text: str) -> str:
+    """One line without control characters: names in untrusted files must not drive a terminal."""
+    line = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def print_json(value: object, schema: Schema) -> None:
@@ -94,7 +106,8 @@ def print_table(
         rows: as many cells each as there are columns.
         title: a line above.
     """
-    cells = [tuple(row) for row in rows]
+    cells = [tuple(map(printable, row)) for row in rows]
+    title = None if title is None else printable(title)
     if sys.stdout.isatty():
         _draw(columns, cells, title)
     else:

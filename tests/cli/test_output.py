@@ -55,6 +55,17 @@ def test_a_table_on_a_narrow_terminal_folds_and_cuts_nothing(
     assert name in "".join(line.replace("12 ms", "").strip() for line in lines[3:])
 
 
+def test_names_in_untrusted_files_do_not_drive_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_table(COLUMNS, [("\x1b[31mred\nline", "1 ms")], title="\x07bell")
+
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[31mred line" in out
+    assert out.startswith("\\x07bell\n")
+
+
 def test_an_empty_table_has_its_headings(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(COLUMNS, [])
     assert capsys.readouterr().out == "name  time\n----  ----\n"
