@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from deploykit.core.errors import BadInputError, MissingExtraError
+from deploykit.core.errors import BadInputError, MissingExtraError, nearest
 from deploykit.core.types import Dim, OnnxArtifact, Target
-from deploykit.load.artifacts import is_onnx, load_artifact
+from deploykit.load.artifacts import load_artifact
 from deploykit.load.data import feeds as data_feeds
 from deploykit.load.data import shape_text
 from deploykit.load.sources import Source, check_form, resolve
@@ -102,6 +102,20 @@ def shown_name(text: str) -> str:
     return path.name or path.resolve().name
 
 
+def distinct(subjects: Sequence[Subject], texts: Sequence[str]) -> list[Subject]:
+    """The subjects, each under a name that no other one has: as typed where short names clash.
+
+    Args:
+        subjects: in order.
+        texts: how each was typed.
+    """
+    names = [subject.name for subject in subjects]
+    return [
+        replace(subject, name=text if names.count(subject.name) > 1 else subject.name)
+        for subject, text in zip(subjects, texts, strict=True)
+    ]
+
+
 def runtimes_for(model: OnnxArtifact | Source, names: Sequence[str]) -> list[Runtime]:
     """The runtimes that a model is measured on.
 
@@ -139,6 +153,13 @@ def cases_of(subjects: Sequence[Subject], wanted: Wanted, data: Data | None) -> 
         for runtime in runtimes_for(subject.model, wanted.runtimes)
         for threads in (wanted.threads or (None,))
     ]
+    known = {name for subject in subjects for name in dims_of(subject.inputs)}
+    for name in wanted.shapes or {}:
+        if name not in known:
+            raise BadInputError(
+                f"--shape {name}: no input has a dynamic dimension of that name"
+                f"{nearest(name, known)}"
+            )
     used = {case.target.runtime for case in cases}
     for name in wanted.runtimes:
         if name not in used:
@@ -205,6 +226,3 @@ def _default_batch(inputs: Sequence[TensorSpec]) -> int | None:
 def _fixed_batch(inputs: Sequence[TensorSpec]) -> int:
     first = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     return first if isinstance(first, int) else 1
-
-
-__all__ = ["Case", "Source", "Subject", "Wanted", "cases_of", "is_onnx", "onnx_subject"]

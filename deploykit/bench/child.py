@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 A = TypeVar("A")
-WORKER = (sys.executable, "-m", "deploykit.bench.worker")
+# -P: a `queue.py` in the folder where the user stands must not be taken for Python's own.
+WORKER = (sys.executable, "-P", "-m", "deploykit.bench.worker")
 _ERRORS: dict[int, type[DeploykitError]] = {
     int(kind.exit_status): kind
     for kind in (

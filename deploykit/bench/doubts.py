@@ -172,8 +172,8 @@ def _imprecise(summary: Summary, rules: StopRules) -> str:
         return f"{summary.count} calls in {budget} are too few for an interval: {more}"
     wide = max(p50.value_ns - p50.low_ns, p50.high_ns - p50.value_ns) / p50.value_ns
     return (
-        f"the median is known to {wide:.1%} only, not to {rules.precision:.3g}, after the budget "
-        f"of {budget}: {more}, or --precision {np.ceil(wide * 100):.0f}%"
+        f"the median is known to {wide:.1%} only, not to {100 * rules.precision:.3g}%, after "
+        f"the budget of {budget}: {more}, or --precision {np.ceil(wide * 100):.0f}%"
     )
 
 

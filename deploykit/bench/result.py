@@ -19,7 +19,7 @@ from deploykit.bench.statistics import (
 )
 from deploykit.core.errors import ExitStatus
 from deploykit.core.records import Schema
-from deploykit.core.types import Measurement, Samples, Status
+from deploykit.core.types import Measurement, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,8 @@ class Summary:
         first_ns: median over its processes.
         peak_rss_bytes: highest of its processes, or `None`.
         model_bytes: highest of its processes, or `None`.
-        speed: how many times faster than the first row that did not fail, paired by round;
-            `None` for that row itself.
+        speed: how many times faster than the first row that did not fail, a sample of the batch
+            against a sample, paired by round; `None` for that row itself.
     """
 
     p50: Quantile | None
@@ -72,6 +72,7 @@ class BenchResult:
         measurements: one a row, with every raw sample.
         summaries: one a row; `None` for a row that failed.
         doubts: what makes the figures doubtful.
+        inputs: where the inputs came from: a data set, or "made up from seed 0".
         other_load: CPUs that other programs kept busy meanwhile, or `None`.
         exit_statuses: one a row: 0, or what kind of error it failed with.
         stolen: share of this machine's CPU time that the hypervisor gave to others, or `None`.
@@ -84,6 +85,7 @@ class BenchResult:
     summaries: tuple[Summary | None, ...] = ()
     exit_statuses: tuple[int, ...] = ()
     doubts: tuple[Doubt, ...] = ()
+    inputs: str = ""
     other_load: float | None = None
     stolen: float | None = None
 
@@ -94,6 +96,12 @@ class BenchResult:
         if len(kinds) > 1:
             return int(ExitStatus.ENVIRONMENT_FAILED)
         return kinds.pop() if kinds else int(ExitStatus.DONE)
+
+    def every_error(self) -> tuple[str, ...]:
+        """What each row failed of, where every row failed; empty where there is a figure."""
+        if any(summary is not None for summary in self.summaries):
+            return ()
+        return tuple(f"{m.name} on {m.target.runtime}: {m.error}" for m in self.measurements)
 
 
 def summaries_of(measurements: Sequence[Measurement]) -> tuple[Summary | None, ...]:
@@ -123,13 +131,14 @@ def _summary(measurement: Measurement, reference: Measurement) -> Summary:
         first_ns=median(run.first_ns for run in runs),
         peak_rss_bytes=max(peaks, default=None),
         model_bytes=max(shares, default=None),
-        speed=None if same else paired_ratio(*map(round_medians, (reference.samples, samples))),
+        speed=None if same else paired_ratio(round_times(reference), round_times(measurement)),
     )
 
 
-def round_medians(samples: Samples) -> dict[int, float]:
-    """The median latency of each process and round."""
+def round_times(measurement: Measurement) -> dict[int, float]:
+    """The median time of one sample of the batch, by process and round."""
+    samples, batch = measurement.samples, measurement.target.batch or 1
     blocks: dict[int, list[int]] = defaultdict(list)
     for ns, process, number in zip(samples.latency_ns, samples.process, samples.round, strict=True):
         blocks[block_number(process, number)].append(ns)
-    return {block: median(values) for block, values in blocks.items()}
+    return {block: median(values) / batch for block, values in blocks.items()}

@@ -41,12 +41,14 @@ class Plan:
         warm_up: when a process is warm.
         processes: fresh processes for each case, all in the same rounds.
         seed: of the order of turns.
+        inputs: where the inputs came from, for people.
     """
 
     rules: StopRules = field(default_factory=StopRules)
     warm_up: WarmUpRules = field(default_factory=WarmUpRules)
     processes: int = 1
     seed: int = 0
+    inputs: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ def run_bench(
         measurements=measurements,
         summaries=summaries_of(measurements),
         exit_statuses=tuple(_exit_status(tallies[number]) for number in range(len(cases))),
+        inputs=plan.inputs,
         other_load=other_load,
         stolen=stolen,
     )

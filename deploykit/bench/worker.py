@@ -155,22 +155,27 @@ def main() -> None:
     requests = _requests()
     try:
         for answer in answers(requests):
-            out.write(protocol.encode(answer))
+            _send(out, answer)
     except DeploykitError as error:
-        out.write(protocol.encode(protocol.Failed(int(error.exit_status), str(error))))
+        _send(out, protocol.Failed(int(error.exit_status), str(error)))
     except MemoryError:
         failed = protocol.Failed(int(ExitStatus.ENVIRONMENT_FAILED), "memory ran out")
-        out.write(protocol.encode(failed))
+        _send(out, failed)
     except Exception as error:  # noqa: BLE001  (whatever a library raises is a failed row)
         line = " ".join(f"{type(error).__name__}: {error}".split())
         failed = protocol.Failed(int(ExitStatus.ENVIRONMENT_FAILED), line)
-        out.write(protocol.encode(failed))
+        _send(out, failed)
     os._exit(0)  # no destructors: the parent has its answer, and some drivers crash on the way out
+
+
+def _send(out: IO[bytes], answer: protocol.Message) -> None:
+    out.write(protocol.encode(answer))
+    out.flush()
 
 
 def _protect_stdout() -> IO[bytes]:
     """Keep the real standard output for messages, and send what libraries print to stderr."""
-    out = os.fdopen(os.dup(_STDOUT), "wb", buffering=0)
+    out = os.fdopen(os.dup(_STDOUT), "wb")
     os.dup2(_STDERR, _STDOUT)
     sys.stdout = sys.stderr
     return out

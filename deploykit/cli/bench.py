@@ -134,24 +134,27 @@ def command(
     A row that fails does not stop the others; the exit status is then that of its error (5 where
     several rows failed in different ways).
     """
-    from deploykit.bench.cases import Wanted
+    from deploykit.bench.cases import Wanted, distinct
     from deploykit.bench.run import Describer, Plan
     from deploykit.bench.schedule import StopRules
 
-    rules = StopRules(min_time, min_count, precision, max(budget, min_time))
+    rules = StopRules(min_time, min_count, precision, budget)
     wanted = Wanted(runtimes, batches, threads, cpus, dict(shapes), _options(options), seed)
     _check_outputs(output, csv_path, markdown_path)
-    with progress(quiet or as_json) as tell, Describer() as describer:
+    with progress(quiet or as_json, still=True) as tell, Describer() as describer:
         how = (_declared(inputs), weights, trust)
-        subjects = _subjects(artifacts, how, describer, tell)
-        plan = Plan(rules, processes=processes, seed=seed)
+        subjects = distinct(_subjects(artifacts, how, describer, tell), artifacts)
+        fed = data_text or f"made up from seed {seed}"
+        plan = Plan(rules, processes=processes, seed=seed, inputs=fed)
         result = _measured(subjects, wanted, data_text, plan, (describer, tell))
     _keep(result, output, csv_path, markdown_path)
+    for error in result.every_error():
+        click.echo(f"deploykit: error: {error}", err=True)
     if as_json:
         from deploykit.bench.result import BENCH
 
         print_json(result, BENCH)
-    else:
+    elif not result.every_error():
         from deploykit.cli.bench_table import print_result
 
         print_result(result)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import click
 
 from deploykit.cli.output import Column, print_table
 from deploykit.cli.units import NOT_MEASURED, bytes_text, count_text, time_text
+from deploykit.core.types import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,14 +21,13 @@ if TYPE_CHECKING:
 _WHAT = (Column("#", right=True), Column("model"), Column("runtime"), Column("batch", right=True),
          Column("threads", right=True))  # fmt: skip
 TIME = (*_WHAT, *(Column(name, right=True) for name in
-        ("p50", "95 %", "p90", "p99", "samples/s", "speed", "95 %")))  # fmt: skip
+        ("p50", "95 %", "p90", "99 %", "p99", "99 %", "speed", "95 %")))  # fmt: skip
 COST = (*_WHAT, *(Column(name, right=True) for name in
-        ("load", "first", "peak", "model", "disk", "params", "MACs")))  # fmt: skip
+        ("samples/s", "load", "first", "peak", "model", "disk", "params", "MACs")))  # fmt: skip
 _LEGEND = (
-    "p50, p90, p99: of one call, inputs and outputs on the host; speed: against the first row, "
-    "paired by round\n"
-    "load: from the file to a session; first: the first call; peak: memory of the process; "
-    "model: its own share"
+    "p50, p90, p99: one call, inputs and outputs on the host, with the wider side of the interval\n"
+    "speed: a sample of the batch against the first row's, paired by round\n"
+    "load: from file to session; first: the first call; peak: memory of the process; model: its share"
 )
 _WIDE = 0.1
 
@@ -34,6 +35,7 @@ _WIDE = 0.1
 def print_result(result: BenchResult) -> None:
     """Print both tables, then what failed, then every doubt."""
     click.echo(_heading(result))
+    click.echo(inputs_line(result))
     print_table(TIME, time_rows(result))
     print_table(COST, cost_rows(result))
     click.echo(_LEGEND)
@@ -46,7 +48,7 @@ def markdown_text(result: BenchResult) -> str:
     from deploykit.bench.report import markdown_table
 
     parts = [
-        _heading(result) + "\n",
+        f"{_heading(result)}  \n{inputs_line(result)}\n",
         markdown_table(tuple(c.name for c in TIME), time_rows(result)),
         markdown_table(tuple(c.name for c in COST), cost_rows(result)),
         "".join(f"- {line}\n" for line in remarks(result)),
@@ -78,8 +80,9 @@ def cost_rows(result: BenchResult) -> list[tuple[str, ...]]:
 
 def _loading(summary: Summary | None) -> tuple[str, ...]:
     if summary is None:
-        return (NOT_MEASURED,) * 4
+        return (NOT_MEASURED,) * 5
     return (
+        count_text(summary.throughput_per_second),
         time_text(summary.load_ns),
         time_text(summary.first_ns),
         bytes_text(summary.peak_rss_bytes),
@@ -93,17 +96,21 @@ def remarks(result: BenchResult) -> Iterator[str]:
         if summary is None:
             yield f"row {number + 1} failed: {measurement.error}"
         elif summary.p99 is None:
-            yield f"row {number + 1}: no p99: {_why_no_p99(summary)}"
+            yield f"row {number + 1}: no p99: {_why_no_p99(summary, measurement, result)}"
     for doubt in result.doubts:
         where = "" if doubt.row is None else f"row {doubt.row + 1}: "
         yield f"doubtful: {where}{doubt.text}"
 
 
-def _why_no_p99(summary: Summary) -> str:
+def _why_no_p99(summary: Summary, measurement: Measurement, result: BenchResult) -> str:
     from deploykit.bench.statistics import TAIL_CONFIDENCE, samples_needed
 
     needed = samples_needed(0.99, TAIL_CONFIDENCE)
-    return f"{summary.count} calls, and its bounds need {needed}: --min-count {needed}"
+    advice = f"--min-count {needed}"
+    if measurement.status is Status.BUDGET_SPENT:  # more calls would not have fitted in
+        seconds = result.rules.budget_ns / 1e9 * needed / summary.count
+        advice += f" --budget {math.ceil(seconds)}s"
+    return f"{summary.count} calls, and its bounds need {needed}: {advice}"
 
 
 def _heading(result: BenchResult) -> str:
@@ -120,6 +127,19 @@ def _heading(result: BenchResult) -> str:
     return ", ".join(parts)
 
 
+def inputs_line(result: BenchResult) -> str:
+    """What was fed: where it came from and the shapes, which nobody may have asked for."""
+    shown: dict[tuple[str, int | None], str] = {}
+    for measurement in result.measurements:
+        shapes = ", ".join(
+            f"{n} {'x'.join(map(str, s))}" for n, s in measurement.target.shapes.items()
+        )
+        shown.setdefault((measurement.name, measurement.target.batch), shapes)
+    several = len({name for name, _ in shown}) > 1 and len(set(shown.values())) > 1
+    texts = [f"{name}: {shapes}" if several else shapes for (name, _), shapes in shown.items()]
+    return f"inputs {result.inputs}: {'; '.join(dict.fromkeys(texts))}"
+
+
 def _rows(result: BenchResult) -> Iterator[tuple[Measurement, Summary | None]]:
     return zip(result.measurements, result.summaries, strict=True)
 
@@ -130,21 +150,22 @@ def _reference(result: BenchResult) -> int:
 
 def _what(number: int, measurement: Measurement) -> tuple[str, ...]:
     target: Target = measurement.target
-    threads = "default" if target.threads is None else str(target.threads)
+    threads = "auto" if target.threads is None else str(target.threads)
     batch = "fixed" if target.batch is None else str(target.batch)
     return str(number + 1), measurement.name, target.runtime, batch, threads
 
 
 def _times(summary: Summary | None, *, first: bool) -> tuple[str, ...]:
     if summary is None:
-        return ("failed", *(NOT_MEASURED,) * 6)
+        return ("failed", *(NOT_MEASURED,) * 7)
     speed = ("1", "") if first else _speed(summary.speed)
     return (
         _value(summary.p50),
         _spread(summary.p50),
         _value(summary.p90),
+        _spread(summary.p90),
         _value(summary.p99),
-        count_text(summary.throughput_per_second),
+        _spread(summary.p99),
         *speed,
     )
 

@@ -71,7 +71,9 @@ class Runtime(Protocol):
         """Why it cannot run on this machine, in one line with the remedy; `None` where it can."""
 
     def warm_imports(self) -> None:
-        """Import what it needs, so that neither load time nor the model's memory contain that.
+        """Import what it needs and bring it up, as a program does once, whatever its models.
+
+        Neither a model's load time nor its share of memory contain this.
 
         Raises:
             MissingExtraError: a package is not installed.
@@ -111,7 +113,7 @@ def check_feeds(specs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> dict
             raise BadInputError(
                 f"input {spec.name!r} takes shape {shape_text(spec)}, not {list(array.shape)}"
             )
-    return {name: np.ascontiguousarray(feeds[name]) for name in names}
+    return {name: np.require(feeds[name], requirements="C") for name in names}
 
 
 def option(options: Mapping[str, Option], name: str, default: str, choices: Sequence[str]) -> str:

@@ -39,9 +39,11 @@ class TorchEager:
         return None if find_spec("torch") else "pip install 'deploykit[compress]'"
 
     def warm_imports(self) -> None:
-        """Import torch."""
+        """Import torch and run one operator."""
         with extra("compress"):
-            import torch  # noqa: F401
+            import torch
+        with torch.inference_mode():
+            torch.zeros(1, 1) @ torch.zeros(1, 1)
 
     def open(self, artifact: OnnxArtifact | Source, target: Target) -> EagerSession:
         """Load a PyTorch source; see `deploykit.runtimes.base.Runtime`."""

@@ -1,0 +1,149 @@
+"""Intervals: known values, the numbers of samples that bounds need, and coverage by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deploykit.bench.statistics import (
+    order_ranks,
+    paired_ratio,
+    quantile,
+    samples_needed,
+    student_t,
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "confidence", "two_sided", "expected"),
+    [
+        (0.99, 0.99, False, 459),
+        (0.99, 0.99, True, 528),
+        (0.5, 0.95, True, 6),
+        (0.9, 0.99, True, 51),
+        (0.01, 0.99, True, 528),
+    ],
+)
+def test_samples_that_a_bound_needs(share, confidence, two_sided, expected):
+    assert samples_needed(share, confidence, two_sided=two_sided) == expected
+
+
+@pytest.mark.parametrize("count", [527, 528])
+def test_p99_appears_with_the_528th_sample(count):
+    latency = np.arange(count, dtype=np.int64)
+    found = quantile(latency, np.arange(count), 0.99, 0.99)
+
+    assert (found is not None) == (count >= 528)
+
+
+def test_ranks_of_a_median_of_100_as_printed_in_hahn_and_meeker():
+    # Table A.15a gives 40 and 61 for 95 %.
+    assert order_ranks(100, 0.5, 0.95) == (40, 61)
+
+
+def test_ranks_are_the_tightest_that_hold():
+    count, share, risk = 40, 0.9, 0.005
+    mass = [math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
+    low = max(rank for rank in range(count + 1) if sum(mass[:rank]) <= risk)
+    high = min((rank for rank in range(count + 1) if sum(mass[rank:]) <= risk), default=count + 1)
+
+    assert order_ranks(count, share, 1 - 2 * risk) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "expected"),
+    [
+        (0.975, 1, 12.706),
+        (0.975, 2, 4.303),
+        (0.975, 9, 2.262),
+        (0.995, 10, 3.169),
+        (0.975, 30, 2.042),
+    ],
+)
+def test_student_t_as_printed_in_tables(probability, freedom, expected):
+    assert student_t(probability, freedom) == pytest.approx(expected, abs=5e-4)
+
+
+def _coverage(draw, truth, share, confidence, trials=400):
+    held = 0
+    for seed in range(trials):
+        latency, block = draw(np.random.default_rng(seed))
+        found = quantile(latency, block, share, confidence)
+        assert found is not None
+        above = found.low_ns is None or found.low_ns <= truth
+        below = found.high_ns is None or truth <= found.high_ns
+        held += above and below
+    return held / trials
+
+
+def test_median_of_independent_samples_is_covered():
+    def draw(rng):
+        return rng.exponential(1e6, 600).astype(np.int64), np.repeat(np.arange(12), 50)
+
+    assert _coverage(draw, math.log(2) * 1e6, 0.5, 0.95) >= 0.94
+
+
+def test_median_is_covered_where_rounds_differ():
+    """An interval that took calls for independent would cover it in a third of the trials."""
+
+    def draw(rng):
+        level = np.repeat(rng.normal(1e6, 5e4, 12), 50)
+        return (level + rng.normal(0, 1e4, 600)).astype(np.int64), np.repeat(np.arange(12), 50)
+
+    assert _coverage(draw, 1e6, 0.5, 0.95) >= 0.92
+
+    def as_if_independent(rng):
+        latency, _ = draw(rng)
+        return latency, np.arange(len(latency))
+
+    assert _coverage(as_if_independent, 1e6, 0.5, 0.95) < 0.6
+
+
+def test_p99_is_covered_where_slow_calls_come_in_bursts():
+    def draw(rng):
+        slow = np.repeat(rng.random(40) < 0.1, 25) & (rng.random(1000) < 0.3)
+        return np.where(slow, 5_000_000, 1_000_000) + rng.integers(0, 1000, 1000), np.repeat(
+            np.arange(40), 25
+        )
+
+    truth = 5_000_000 + 667  # 3 % are slow: p99 is two thirds up among them
+
+    # Not quite 99 %: there are four slow rounds in forty. As independent it would be 90 %.
+    assert _coverage(draw, truth, 0.99, 0.99) >= 0.95
+
+
+def test_a_single_slice_bounds_nothing():
+    found = quantile(np.arange(100), np.zeros(100, np.int64), 0.5, 0.95)
+
+    assert found is not None
+    assert (found.low_ns, found.high_ns) == (None, None)
+
+
+def test_a_coarse_clock_is_no_spread():
+    latency = np.full(1000, 41, np.int64)
+    found = quantile(latency, np.repeat(np.arange(10), 100), 0.5, 0.95)
+
+    assert found is not None
+    assert (found.low_ns, found.value_ns, found.high_ns) == (41, 41, 41)
+
+
+def test_drift_falls_out_of_a_paired_ratio():
+    drift = {number: 1 + number / 10 for number in range(20)}
+    reference = {number: 2e6 * slow for number, slow in drift.items()}
+    other = {number: 1e6 * slow for number, slow in drift.items()}
+    found = paired_ratio(reference, other)
+
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2, 2))
+    assert found.rounds == 20
+
+
+def test_a_ratio_of_few_rounds_has_no_interval():
+    found = paired_ratio(dict.fromkeys(range(5), 2.0), dict.fromkeys(range(7), 1.0))
+
+    assert found is not None
+    assert (found.value, found.low, found.high, found.rounds) == (2, None, None, 5)
+
+
+def test_no_common_round_gives_no_ratio():
+    assert paired_ratio({0: 1.0}, {1: 1.0}) is None
