@@ -39,6 +39,8 @@ _SETTINGS = {
     "Resize": (1, 2, 3),
     "Upsample": (1,),
 }
+# Exporters write the numbers of a formula (a half, a scale) as constants of one element for these.
+_FORMULAS = frozenset({"Add", "Div", "Max", "Min", "Mul", "Pow", "Sub", "Where"})
 # Where an int32 constant is a quantized bias and not a shape.
 _BIASES = {"DequantizeLinear": 0, "QLinearConv": 8}
 
@@ -75,6 +77,8 @@ class Tensor:
 def learnt(op: str, index: int, tensor: Tensor) -> int:
     """How many learnt numbers a constant holds, read as input `index` of the operator `op`."""
     if not tensor.constant or not tensor.shape or index in _SETTINGS.get(op, ()):
+        return 0
+    if tensor.elements == 1 and op in _FORMULAS:
         return 0
     weight = tensor.dtype in _FLOATS or tensor.dtype in _QUANTIZED
     bias = tensor.dtype == _INT32 and _BIASES.get(op) == index

@@ -5,11 +5,12 @@ external weights are never read, so that many gigabytes are looked through as qu
 
 What counts as a parameter: the elements of float constants of one dimension or more, and of
 quantized weights (integers of 8 bits or fewer, and the int32 biases that belong to them). Not
-counted are the constants that nobody learnt: shapes and other integers, scalars, scales and zero
-points, limits, padding, and the running mean and variance of batch normalisation (buffers in
-PyTorch as well). So a plain exported network has as many as `sum(p.numel() for p in
-module.parameters())`. Where batch normalisation was folded into a convolution, only what is left
-is counted. A table that PyTorch calls a buffer is counted: ONNX does not know the difference.
+counted are the constants that nobody learnt: shapes and other integers, scalars, single numbers in
+arithmetic, scales and zero points, limits, padding, and the running mean and variance of batch
+normalisation (buffers in PyTorch as well). So a plain exported network has as many as
+`sum(p.numel() for p in module.parameters())`. Where batch normalisation was folded into a
+convolution, only what is left is counted, and of equal tensors that the exporter merged, one. A
+table that PyTorch calls a buffer is counted: ONNX does not know the difference.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,28 @@ def modules_of(model: Model, feeds: Mapping[str, Array]) -> tuple[Layer, ...]:
 
     hooks = [module.register_forward_hook(note) for module in model.module.modules()]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
             model.module(*call.args, **call.kwargs)
     finally:
         for hook in hooks:
             hook.remove()
     flops = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     return tuple(_rows(model.module, flops, shapes))
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    """Attention as matrix products: the counter does not know the fused operators of the CPU."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(value=False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(value=fast)
 
 
 def _rows(

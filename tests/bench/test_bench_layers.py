@@ -142,6 +142,17 @@ def test_weights_in_constant_nodes_count_and_shared_ones_once(tmp_path: Path) ->
     assert [layer.weight_bytes for layer in layers] == [64, 0, 0]
 
 
+def test_single_numbers_in_arithmetic_are_not_learnt(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["h"]),
+        helper.make_node("PRelu", ["h", "slope"], ["y"]),
+    ]
+    constants = [_weights("half", 1), _weights("slope", 1)]
+    path = _save(tmp_path, nodes, [_value("x", 1, 4)], [_value("y", 1, 4)], constants)
+
+    assert [layer.parameters for layer in _layers(path)] == [0, 1]
+
+
 def test_external_weights_are_counted_and_not_read(tmp_path: Path) -> None:
     path = _save(
         tmp_path,

@@ -72,6 +72,18 @@ def test_recurrent_layers_are_counted_by_their_formula() -> None:
     assert row.outputs[0] == (2, 7, 12)
 
 
+def test_fused_attention_is_counted_as_its_products() -> None:
+    module = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+
+    found = totals(modules_of(*_model(module, 3, 5, 8)))
+
+    # Projections to and from attention, its two products, and the two linear layers.
+    by_token = 8 * 24 + 8 * 8 + 2 * 5 * 8 + 2 * 8 * 16
+    assert found.macs == 3 * 5 * by_token
+    assert found.parameters == sum(p.numel() for p in module.parameters())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_the_network_is_left_as_it_was() -> None:
     module = _Shared()
     model, feeds = _model(module, 2, 5, 6)
