@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
-import sysconfig
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from deploykit.core.errors import BadInputError, DeploykitError, MissingExtraError, nearest
+from deploykit.core.errors import BadInputError, nearest
 from deploykit.core.extras import extra
 from deploykit.core.records import sha256_of
 from deploykit.core.types import Dim, Model, Step, TensorSpec
+from deploykit.load.imports import (
+    PREFIX,
+    import_place,
+    is_installed,
+    member,
+    neighbours,
+    running,
+)
 from deploykit.load.inputs import input_text
 from deploykit.load.weights import fit_weights, read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import ModuleType
 
     from torch import nn
     from torch.export import ExportedProgram
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     from deploykit.core.types import Option
     from deploykit.load.sources import Source
 
-T = TypeVar("T")
 _UNBOUNDED = 1 << 31
 _ZOO_BATCH = Dim("N", 1, 64)
 _TORCHVISION_SIZE = (3, 224, 224)
@@ -47,6 +50,7 @@ def load_module(source: Source) -> Model:
         module, inputs = _built(source)
     if not isinstance(module, torch.nn.Module):
         raise BadInputError(f"{source.text} gave a {type(module).__name__}, not a torch.nn.Module")
+    _check_made(module, source.text)
     digests = {"code": _code_digest(source)}
     if source.weights is not None:
         fit_weights(module, read_weights(source.weights), source.weights)
@@ -73,6 +77,22 @@ def load_module(source: Source) -> Model:
     return Model(module=module, inputs=inputs, io=source.io, history=(step,))
 
 
+def _check_made(module: nn.Module, text: str) -> None:
+    """Refuse a network whose weights have no values yet."""
+    from torch.nn.parameter import is_lazy
+
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise BadInputError(
+                f"{text}: {name} is lazy and has no shape yet; run the network once before it is "
+                "returned"
+            )
+        if tensor.is_meta:
+            raise BadInputError(
+                f"{text}: {name} is on the meta device and has no values; build it on the CPU"
+            )
+
+
 def state_digest(module: nn.Module) -> str:
     """SHA-256, in hex, of all parameters and buffers with their names, types and shapes."""
     import torch
@@ -90,61 +110,21 @@ def _built(source: Source) -> tuple[object, tuple[TensorSpec, ...]]:
     place, _, name = source.text.rpartition(":")
     if place in {"timm", "torchvision"}:
         return _zoo(place, name, source)
-    imported = _import_file(source, place) if place.endswith(".py") else _import_package(place)
-    build = imported
-    for part in name.split("."):
-        if not hasattr(build, part):
-            raise BadInputError(f"{place} has no {name!r}{nearest(part, _public(build))}")
-        build = getattr(build, part)
-    if not callable(build) or _is_module(build):
-        return build, ()
-    return _call(build, source.options, source.text), ()
+    with neighbours(place, source.base):
+        build = member(import_place(place, source.base), name, place)
+        if callable(build) and not _is_module(build):
+            return _call(build, source.options, source.text), ()
+    if source.options:
+        raise BadInputError(
+            f"{source.text} is a network already and takes no options: {', '.join(source.options)}"
+        )
+    return build, ()
 
 
 def _is_module(value: object) -> bool:
     import torch
 
     return isinstance(value, torch.nn.Module)
-
-
-def _public(value: object) -> list[str]:
-    return [name for name in dir(value) if not name.startswith("_")]
-
-
-def _import_file(source: Source, place: str) -> ModuleType:
-    path = (source.base / place).resolve()
-    if not path.is_file():
-        raise BadInputError(f"{source.base / place} does not exist")
-    # A name of its own, so that two files called net.py can be loaded side by side.
-    name = f"deploykit_source_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BadInputError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    # As `python net.py` would have it, so that the file can import its neighbours.
-    sys.path.insert(0, str(path.parent))
-    try:
-        _running(lambda: spec.loader.exec_module(module), str(source.base / place))  # type: ignore[union-attr]
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-def _import_package(place: str) -> ModuleType:
-    try:
-        found = importlib.util.find_spec(place)
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        raise BadInputError(
-            f"no module is called {place!r}: install its package, or give the file as "
-            f"path/{place.replace('.', '/')}.py:NAME"
-        )
-    return _running(lambda: importlib.import_module(place), place)
 
 
 def _zoo(package: str, name: str, source: Source) -> tuple[object, tuple[TensorSpec, ...]]:
@@ -181,14 +161,15 @@ def _exported_program(source: Source) -> tuple[object, tuple[TensorSpec, ...]]:
         )
     if not path.is_file():
         raise BadInputError(f"{path} does not exist")
-    program = _running(lambda: torch.export.load(path), str(path))
+    program = running(lambda: torch.export.load(path), str(path))
     names = set(program.graph_signature.user_inputs)
     ranges = {str(symbol): limits for symbol, limits in program.range_constraints.items()}
-    specs = []
+    specs: list[TensorSpec] = []
+    names_of: dict[str, str] = {}
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder" and node.name in names and isinstance(value, torch.Tensor):
-            sizes = tuple(_size(size, ranges) for size in value.shape)
+            sizes = tuple(_size(size, ranges, names_of) for size in value.shape)
             dtype = str(value.dtype).removeprefix("torch.")
             specs.append(TensorSpec(node.name, dtype, sizes))
     return _flat_module(program), tuple(specs)
@@ -213,42 +194,22 @@ def _flat_module(program: ExportedProgram) -> nn.Module:
     return Flat()
 
 
-def _size(size: object, ranges: Mapping[str, object]) -> int | Dim:
+def _size(size: object, ranges: Mapping[str, object], names: dict[str, str]) -> int | Dim:
+    """A size of an exported program; its symbols, "s31" and the like, become N, D1, D2 ..."""
     if isinstance(size, int):
         return size
+    name = names.setdefault(str(size), f"D{len(names)}" if names else "N")
     limits = ranges.get(str(size))
     low = int(getattr(limits, "lower", 1))
     try:
         high = int(getattr(limits, "upper", _UNBOUNDED))
     except (TypeError, ValueError, OverflowError):  # sympy's infinity
         high = _UNBOUNDED
-    return Dim(str(size), max(1, low), high if high < _UNBOUNDED else None)
+    return Dim(name, max(1, low), high if high < _UNBOUNDED else None)
 
 
 def _call(build: Callable[..., object], options: Mapping[str, Option], text: str) -> object:
-    return _running(lambda: build(**options), text)
-
-
-def _running(work: Callable[[], T], text: str) -> T:
-    """Run users' code: whatever it raises becomes one line with its own message and place."""
-    try:
-        return work()
-    except DeploykitError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{text} needs {error.name}, which is not installed: pip install {error.name}"
-        ) from error
-    except SyntaxError as error:
-        place = f"{Path(error.filename or text).name}, line {error.lineno}"
-        raise BadInputError(f"{text} is not Python: {error.msg} ({place})") from error
-    except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        message = str(error).strip().split("\n")[0]
-        raise BadInputError(
-            f"{text} failed with {type(error).__name__}: {message} "
-            f"({Path(last.filename).name}, line {last.lineno})"
-        ) from error
+    return running(lambda: build(**options), text)
 
 
 def _code_digest(source: Source) -> str:
@@ -257,27 +218,26 @@ def _code_digest(source: Source) -> str:
     Installed packages are covered by their versions, and deploykit (which may be installed in
     place) by its own; its networks count as users' code, since they end up in the artifact.
     """
-    kinds = ("stdlib", "purelib", "platlib")
-    installed = [Path(sysconfig.get_path(kind)).resolve() for kind in kinds]
-    digest = hashlib.sha256()
     files = {
         getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
         if _is_users(name)
     }
-    paths = {Path(file).resolve() for file in files if file and Path(file).is_file()}
+    near = (Path(file) for file in files if file)
+    paths = {path.resolve() for path in near if not is_installed(path) and path.is_file()}
     place = source.base / source.text.rpartition(":")[0]
     if place.suffix == ".py":
         paths.add(place.resolve())
-    for path in sorted(paths, key=lambda path: (path.name, str(path))):
-        if path.suffix == ".py" and not any(path.is_relative_to(root) for root in installed):
-            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+    own = (path for path in paths if path.suffix == ".py" and not is_installed(path))
+    lines = sorted(f"{path.name} {sha256_of(path)}\n" for path in own)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _is_users(name: str) -> bool:
     top, _, rest = name.partition(".")
-    return name != "__main__" and (top != "deploykit" or rest.startswith("nets"))
+    if name == "__main__" or name.startswith(PREFIX):  # other sources, data and metrics
+        return False
+    return top != "deploykit" or rest.startswith("nets")
 
 
 def _versions() -> dict[str, str]:
