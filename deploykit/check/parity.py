@@ -1,9 +1,10 @@
 """Does the artifact compute what the network computes? Compared output by output.
 
 The figure is the largest difference over the largest magnitude in the reference: a plain
-`allclose` with fixed tolerances passes anything on small outputs and nothing on large ones. Below
-a magnitude of 0.01 the scale stays 0.01: kernels of sigmoid and softmax are accurate in absolute
-terms (about 1e-7), and a detector that sees nothing gives only such outputs.
+`allclose` with fixed tolerances passes anything on small outputs and nothing on large ones.
+Probabilities, outputs that lie within 0 and 1, are held against at least 0.01: kernels of sigmoid
+and softmax are accurate in absolute terms (about 1e-7), and a detector that sees nothing gives
+values near 0 only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LIMITS = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2}
 """The largest relative difference that passes, by element type of the reference. Float32 kernels
 that add in another order differ by 1e-7 to 1e-5 on deep networks."""
 _OTHER_LIMIT = 5e-2  # bfloat16 and narrower
-_LEAST_SCALE = 1e-2
+_LEAST_PROBABILITY = 1e-2
 _EXACT = "biu"  # booleans and integers must be equal
 
 
@@ -59,7 +60,9 @@ def compare(
 
 
 def relative_difference(reference: Array, found: Array) -> float:
-    """Largest absolute difference over the largest magnitude of the reference, at least 0.01.
+    """Largest absolute difference over the largest magnitude of the reference.
+
+    Where the whole reference lies within 0 and 1 the magnitude counts as 0.01 or more.
 
     Equal infinities do not differ. NaN or infinity on one side only is an infinite difference.
     """
@@ -72,9 +75,11 @@ def relative_difference(reference: Array, found: Array) -> float:
     with np.errstate(invalid="ignore"):
         gap = np.where(same, 0.0, np.abs(want - have))
     finite = np.abs(want[np.isfinite(want)])
-    scale = max(float(finite.max()) if finite.size else 0.0, _LEAST_SCALE)
+    scale = float(finite.max()) if finite.size else 0.0
+    if ((want >= 0) & (want <= 1)).all():
+        scale = max(scale, _LEAST_PROBABILITY)
     worst = float(np.nan_to_num(gap, nan=np.inf, posinf=np.inf).max())
-    return worst / scale
+    return worst / scale if scale > 0 else worst
 
 
 def first_divergence(
