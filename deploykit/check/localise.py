@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from deploykit.check.parity import first_divergence
 from deploykit.core.types import OnnxArtifact, Target
 from deploykit.load.artifacts import load_artifact
-from deploykit.load.calls import to_array
+from deploykit.load.calls import to_array, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -75,7 +75,7 @@ def program_values(
                 values[n.name] = to_array(result).copy()
             return result
 
-    users = iter([torch.from_numpy(feeds[spec.name]) for spec in artifact.inputs])
+    users = iter([to_tensor(feeds[spec.name]) for spec in artifact.inputs])
     with torch.no_grad():
         Recorder(program.graph_module).run(*_lifted(program, users))
     return values

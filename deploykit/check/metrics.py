@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.core.errors import BadInputError, nearest
-from deploykit.load.callables import running, user_callable
+from deploykit.load.callables import user_callable
+from deploykit.load.imports import running
 
 Array: TypeAlias = NDArray[np.generic]
 Scores: TypeAlias = NDArray[np.float64]

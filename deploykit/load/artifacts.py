@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RECORD_NAME = "artifact.json"
 MODEL_NAME = "model.onnx"
 _SUFFIX = ".onnx"
+_OPSETS_SINCE_IR = 3
 
 
 def is_onnx(text: str) -> bool:
@@ -75,6 +76,8 @@ def read_graph(path: Path) -> onnx.ModelProto:
         raise BadInputError(f"cannot read {path}: {error.strerror}") from error
     if not model.graph.node and not model.graph.output:
         raise BadInputError(f"{path} is not an ONNX model: it has no nodes and no outputs")
+    if not model.opset_import and model.ir_version >= _OPSETS_SINCE_IR:  # they come last in a file
+        raise BadInputError(f"{path} is not an ONNX model, or it is cut off: it names no opset")
     return model
 
 
@@ -95,12 +98,16 @@ def data_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         try:
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            start, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
         except ValueError as error:
             raise BadInputError(
                 f"{path}: tensor {tensor.name!r} has an offset or length that is not a number"
             ) from error
-        needed[location] = max(needed.get(location, 0), end)
+        if start < 0 or length < 0:
+            raise BadInputError(
+                f"{path}: tensor {tensor.name!r} has offset {start} and length {length}"
+            )
+        needed[location] = max(needed.get(location, 0), start + length)
     for location, end in needed.items():
         _check_data(path, location, end)
     return tuple(needed)
@@ -142,7 +149,10 @@ def _recorded(path: Path) -> OnnxArtifact:
     listed = {file.path for file in artifact.files}
     stray = set(data_files(read_graph(artifact.model_path), artifact.model_path)) - listed
     if stray:
-        raise BadInputError(f"{artifact.model_path} reads files that its record does not: {stray}")
+        raise BadInputError(
+            f"{artifact.model_path} reads files that its record does not list: "
+            f"{', '.join(sorted(stray))}"
+        )
     return artifact
 
 
@@ -169,12 +179,16 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         if graphs:
             graph = graphs.pop()
             yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
             nodes.extend(graph.node)
         for node in nodes:
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
                 graphs.extend([attribute.g] if attribute.HasField("g") else [])
                 graphs.extend(attribute.graphs)
         nodes = []
@@ -183,14 +197,16 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _check_data(path: Path, location: str, end: int) -> None:
     try:
         file = records.inside(path.parent, location)
+        size = file.stat().st_size if file.is_file() else None
     except BadInputError as error:
         raise BadInputError(f"{path}: its weights at {error}") from error
-    if not location or not file.is_file():
+    except OSError:  # a name that no file system takes
+        size = None
+    if size is None:
         raise BadInputError(f"{path}: its weights file {location!r} is missing")
-    if file.stat().st_size < end:
+    if size < end:
         raise BadInputError(
-            f"{path}: its weights file {location!r} is cut off: {file.stat().st_size} bytes, "
-            f"{end} needed"
+            f"{path}: its weights file {location!r} is cut off: {size} bytes, {end} needed"
         )
 
 

@@ -71,12 +71,17 @@ def arguments(
     module: nn.Module, specs: Sequence[TensorSpec], feeds: Mapping[str, Array]
 ) -> Arguments:
     """The feeds as CPU tensors, the way that `module` takes them."""
-    import torch
-
-    tensors = {spec.name: torch.from_numpy(feeds[spec.name]) for spec in specs}
+    tensors = {spec.name: to_tensor(feeds[spec.name]) for spec in specs}
     if by_keyword(module, specs):
         return Arguments((), tensors)
     return Arguments(tuple(tensors.values()), {})
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    """The array as a CPU tensor on the same memory; a copy where that may not be written to."""
+    import torch
+
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def named_outputs(value: object) -> dict[str, torch.Tensor]:
@@ -86,9 +91,13 @@ def named_outputs(value: object) -> dict[str, torch.Tensor]:
     or dataclass have their keys. `None` is left out.
 
     Raises:
-        BadInputError: there is something else than tensors, or no tensor at all.
+        BadInputError: there is something else than tensors, no tensor at all, or two of one name.
     """
-    found = dict(_leaves(value, ""))
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in _leaves(value, ""):
+        if name in found:
+            raise BadInputError(f"the network returned two outputs called {name!r}: rename one")
+        found[name] = tensor
     if not found:
         raise BadInputError(f"the network returned a {type(value).__name__} without any tensor")
     return found

@@ -81,7 +81,9 @@ def _dim(match: re.Match[str], text: str, dims: dict[str, Dim]) -> Dim:
             raise BadInputError(f"input {text!r}: {name} has no range; write {name}[1..64]")
         return dims[name]
     dim = Dim(name, int(match["low"]), int(match["high"]), int(match["step"] or 1))
-    if not 1 <= dim.low <= dim.high or dim.step < 1:  # type: ignore[operator]
+    if dim.step < 1:
+        raise BadInputError(f"input {text!r}: the step of {name} is 0; leave it out, or write 1")
+    if not 1 <= dim.low <= dim.high:  # type: ignore[operator]
         raise BadInputError(
             f"input {text!r}: the range {dim.low}..{dim.high} of {name} is empty or starts below 1"
         )

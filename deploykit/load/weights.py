@@ -95,15 +95,8 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the pickle's protocol help nobody
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BadInputError(
-            f"weights {path} hold more than tensors{_blamed(error)}, which could run code: "
-            "refused; save them with torch.save(model.state_dict(), ...) or as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        raise BadInputError(
-            f"weights {path} are not a PyTorch file, or cut off: {_line(error)}"
-        ) from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise BadInputError(f"weights {path} {_refused(error)}") from error
     return _unprefixed(_unwrapped(loaded, path))
 
 
@@ -139,13 +132,16 @@ def _some(what: str, keys: Sequence[str]) -> str:
     return f"{len(keys)} {what} ({', '.join(keys[:_MOST_KEYS_SHOWN])}{more})"
 
 
-def _blamed(error: Exception) -> str:
-    """The global that torch refused to load, out of its long message."""
+def _refused(error: Exception) -> str:
+    """Why torch did not load a pickle, out of its long message."""
+    advice = "save them with torch.save(model.state_dict(), ...) or as .safetensors"
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"are not a PyTorch file, or cut off ({type(error).__name__}: {_line(error)})"
     words = str(error).replace("`", " ").split()
-    for before, after in pairwise(words):
-        if before == "GLOBAL":
-            return f" ({after})"
-    return ""
+    blamed = next((after for before, after in pairwise(words) if before == "GLOBAL"), "")
+    if blamed:
+        return f"hold more than tensors ({blamed}), which could run code: refused; {advice}"
+    return f"are no state_dict, or cut off, or could run code: refused; {advice}"
 
 
 def _line(error: Exception) -> str:
