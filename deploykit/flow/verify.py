@@ -101,6 +101,12 @@ def run_once(
     try:
         outputs = session.bind(fed)()
         names = [spec.name for spec in session.outputs]
+        for name, output in zip(names, outputs, strict=True):
+            if not hasattr(output, "dtype"):
+                raise BadInputError(
+                    f"output {name!r} is a {type(output).__name__}, no tensor, and cannot be "
+                    "compared: end the graph before it"
+                )
     finally:
         session.close()
     return dict(zip(names, outputs, strict=True))

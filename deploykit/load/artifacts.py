@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RECORD_NAME = "artifact.json"
 MODEL_NAME = "model.onnx"
 _SUFFIX = ".onnx"
+_NO_TENSORS = ("sequence", "map", "optional", "sparse_tensor", "nothing")
 _OPSETS_SINCE_IR = 3
 
 
@@ -116,12 +117,17 @@ def data_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 def specs_of(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs of a graph; initializers that old files list as inputs are left out.
 
+    An output that is no tensor (a sequence, a map) has the kind of thing for its type.
+
     Raises:
-        BadInputError: an input or output is not a tensor.
+        BadInputError: an input is not a tensor.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
+    for spec in inputs:
+        if spec.dtype in _NO_TENSORS:
+            raise BadInputError(f"input {spec.name!r} is a {spec.dtype}: only tensors can be fed")
     return inputs, tuple(_spec(value) for value in model.graph.output)
 
 
@@ -215,9 +221,7 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
 
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value") or "nothing"
-        raise BadInputError(
-            f"{value.name!r} is a {kind.removesuffix('_type')}: only tensors can be fed"
-        )
+        return TensorSpec(value.name, kind.removesuffix("_type"), ())
     tensor = value.type.tensor_type
     dims = [
         dim.dim_value if dim.dim_value > 0 else named_dim(dim.dim_param, value.name, axis)
