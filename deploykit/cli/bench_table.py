@@ -27,7 +27,7 @@ COST = (*_WHAT, *(Column(name, right=True) for name in
 _LEGEND = (
     "p50, p90, p99: one call, inputs and outputs on the host, with the wider side of the interval\n"
     "speed: a sample of the batch against the first row's, paired by round\n"
-    "load: from file to session; first: the first call; peak: memory of the process; model: its share"
+    "load: file to session; first: the first call; peak: memory of the process; model: its share"
 )
 _WIDE = 0.1
 

@@ -1,13 +1,19 @@
 """Whose turn it is and when it is enough, with lanes that only pretend to measure."""
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deploykit.bench.schedule import StopRules, Turn, block_number, columns, run_rounds
+from deploykit.bench.schedule import StopRules, Tally, Turn, block_number, columns, run_rounds
 from deploykit.core.errors import EnvironmentFailedError
 from deploykit.core.progress import silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MS = 1_000_000
 
@@ -19,10 +25,10 @@ class FakeLane:
     call_ns: int = MS
     noise: float = 0.0
     fails_at: int | None = None
-    asked: list = field(default_factory=list)
-    log: list = field(default_factory=list)
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    log: list[tuple[int, int]] = field(default_factory=list)
 
-    def take(self, duration_ns, lead_in_ns):
+    def take(self, duration_ns: int, lead_in_ns: int) -> list[int]:
         self.asked.append((duration_ns, lead_in_ns))
         self.log.append((self.case, self.process))
         if self.fails_at is not None and len(self.asked) > self.fails_at:
@@ -35,11 +41,13 @@ class FakeLane:
 RULES = StopRules(min_time_ns=1000 * MS, min_count=100, precision=0.01, budget_ns=5000 * MS)
 
 
-def measure(lanes, rules=RULES, seed=0):
+def measure(
+    lanes: Sequence[FakeLane], rules: StopRules = RULES, seed: int = 0
+) -> Mapping[int, Tally]:
     return run_rounds(lanes, rules, random.Random(seed), silent)
 
 
-def test_a_steady_case_stops_at_the_minimum_time():
+def test_a_steady_case_stops_at_the_minimum_time() -> None:
     tally = measure([FakeLane(0)])[0]
 
     assert tally.settled
@@ -47,7 +55,7 @@ def test_a_steady_case_stops_at_the_minimum_time():
     assert tally.time_ns == 1000 * MS
 
 
-def test_a_slow_case_goes_on_to_the_minimum_count():
+def test_a_slow_case_goes_on_to_the_minimum_count() -> None:
     lane = FakeLane(0, call_ns=40 * MS)
     tally = measure([lane])[0]
 
@@ -55,7 +63,7 @@ def test_a_slow_case_goes_on_to_the_minimum_count():
     assert tally.time_ns == 4000 * MS
 
 
-def test_a_noisy_case_spends_its_budget_and_says_so():
+def test_a_noisy_case_spends_its_budget_and_says_so() -> None:
     tally = measure([FakeLane(0, call_ns=90 * MS, noise=1.0)])[0]
 
     assert tally.spent
@@ -63,7 +71,7 @@ def test_a_noisy_case_spends_its_budget_and_says_so():
     assert 5000 * MS <= tally.time_ns < 5200 * MS
 
 
-def test_a_case_that_is_precise_exactly_when_the_budget_ends_is_settled():
+def test_a_case_that_is_precise_exactly_when_the_budget_ends_is_settled() -> None:
     rules = StopRules(min_time_ns=500 * MS, min_count=5, budget_ns=500 * MS)
     tally = measure([FakeLane(0)], rules)[0]
 
@@ -71,8 +79,8 @@ def test_a_case_that_is_precise_exactly_when_the_budget_ends_is_settled():
     assert not tally.spent
 
 
-def test_rounds_are_interleaved_in_an_order_drawn_anew():
-    log = []
+def test_rounds_are_interleaved_in_an_order_drawn_anew() -> None:
+    log: list[tuple[int, int]] = []
     lanes = [FakeLane(case, log=log) for case in range(3)]
     tallies = measure(lanes)
     rounds = [log[i : i + 3] for i in range(0, 30, 3)]
@@ -84,17 +92,17 @@ def test_rounds_are_interleaved_in_an_order_drawn_anew():
             assert rounds[turn.round][turn.order] == (case, 0)
 
 
-def test_the_same_seed_gives_the_same_order():
+def test_the_same_seed_gives_the_same_order() -> None:
     logs = []
     for seed in (1, 1, 2):
-        log = []
+        log: list[tuple[int, int]] = []
         measure([FakeLane(case, log=log) for case in range(4)], seed=seed)
         logs.append(log)
 
     assert logs[0] == logs[1] != logs[2]
 
 
-def test_a_case_that_crashes_leaves_the_others_alone():
+def test_a_case_that_crashes_leaves_the_others_alone() -> None:
     lanes = [FakeLane(0), FakeLane(1, fails_at=3), FakeLane(1, process=1), FakeLane(2)]
     tallies = measure(lanes)
 
@@ -104,7 +112,7 @@ def test_a_case_that_crashes_leaves_the_others_alone():
     assert tallies[0].count == tallies[2].count == 1000
 
 
-def test_processes_of_a_case_are_pooled_in_the_same_rounds():
+def test_processes_of_a_case_are_pooled_in_the_same_rounds() -> None:
     lanes = [FakeLane(0, process=process) for process in range(2)]
     tally = measure(lanes)[0]
 
@@ -114,31 +122,33 @@ def test_processes_of_a_case_are_pooled_in_the_same_rounds():
 
 
 @pytest.mark.parametrize(("call_ns", "expected"), [(MS, 10 * MS), (80 * MS, 0)])
-def test_a_turn_begins_with_calls_that_are_not_kept_unless_calls_are_long(call_ns, expected):
+def test_a_turn_begins_with_calls_that_are_not_kept_unless_calls_are_long(
+    call_ns: int, expected: Any
+) -> None:
     lane = FakeLane(0, call_ns=call_ns)
     measure([lane])
 
     assert {lead_in for _, lead_in in lane.asked} == {expected}
 
 
-def test_progress_never_goes_back():
-    shares = []
+def test_progress_never_goes_back() -> None:
+    shares: list[float] = []
     run_rounds(
         [FakeLane(0), FakeLane(1, call_ns=30 * MS)],
         RULES,
         random.Random(0),
-        lambda message, share: shares.append(share),
+        lambda message, share: shares.append(share or 0.0),
     )
 
     assert shares == sorted(shares)
     assert shares[-1] <= 1
 
 
-def test_nothing_to_measure_is_no_error():
+def test_nothing_to_measure_is_no_error() -> None:
     assert measure([]) == {}
 
 
-def test_columns_name_the_block_of_each_sample():
+def test_columns_name_the_block_of_each_sample() -> None:
     turns = [Turn(0, 1, 2, 0, (5, 6)), Turn(0, 0, 3, 1, (7,))]
     latency, block = columns(turns)
 

@@ -1,7 +1,10 @@
 """The clock, with a fake one."""
 
+from __future__ import annotations
+
 import gc
 from array import array
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,49 +18,52 @@ from deploykit.bench.timing import (
     warm_up,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 
 class FakeClock:
     """A clock that only calls move."""
 
-    def __init__(self, durations):
+    def __init__(self, durations: Iterable[int]) -> None:
         self.now = 1_000
         self.durations = iter(durations)
         self.calls = 0
 
-    def __call__(self):
+    def __call__(self) -> int:
         return self.now
 
-    def call(self):
+    def call(self) -> None:
         self.calls += 1
         self.now += next(self.durations)
 
 
-def forever(duration):
+def forever(duration: int) -> Iterator[int]:
     while True:
         yield duration
 
 
-def test_each_call_is_timed_by_itself():
+def test_each_call_is_timed_by_itself() -> None:
     clock, room = FakeClock([5, 7, 11, 13]), array("q", [0]) * 8
     taken = take(clock.call, clock, room, duration_ns=20)
 
     assert list(room[:taken]) == [5, 7, 11]
 
 
-def test_at_least_one_call_however_slow():
+def test_at_least_one_call_however_slow() -> None:
     clock, room = FakeClock([10_000, 1]), array("q", [0]) * 8
 
     assert take(clock.call, clock, room, duration_ns=1) == 1
     assert room[0] == 10_000
 
 
-def test_no_more_calls_than_there_is_room():
+def test_no_more_calls_than_there_is_room() -> None:
     clock, room = FakeClock(forever(1)), array("q", [0]) * 8
 
     assert take(clock.call, clock, room, duration_ns=1_000_000) == 8
 
 
-def test_a_lead_in_of_nothing_calls_nothing():
+def test_a_lead_in_of_nothing_calls_nothing() -> None:
     clock = FakeClock(forever(10))
     lead_in(clock.call, clock, 0)
     assert clock.calls == 0
@@ -66,7 +72,7 @@ def test_a_lead_in_of_nothing_calls_nothing():
     assert clock.calls == 3
 
 
-def test_warm_up_goes_on_while_calls_become_faster():
+def test_warm_up_goes_on_while_calls_become_faster() -> None:
     falling = [max(1000, 3000 - 100 * n) for n in range(1000)]
     clock, room = FakeClock(falling), array("q", [0]) * 64
     found = warm_up(
@@ -79,7 +85,7 @@ def test_warm_up_goes_on_while_calls_become_faster():
     assert found.spent_ns == sum(falling[: found.count])
 
 
-def test_warm_up_gives_up_and_says_so():
+def test_warm_up_gives_up_and_says_so() -> None:
     clock, room = FakeClock([10**6 - 1000 * n for n in range(999)]), array("q", [0]) * 64
     found = warm_up(
         clock.call, clock, room, WarmUpRules(window_ns=1, tolerance=0.0001, most_ns=10**8)
@@ -99,11 +105,13 @@ def test_warm_up_gives_up_and_says_so():
         ([9.0, 9.0, 9.0, 1.01, 1.02, 1.03, 1.0, 1.0, 1.0], True),
     ],
 )
-def test_steady_is_what_two_groups_of_windows_cannot_tell_apart(medians, steady):
+def test_steady_is_what_two_groups_of_windows_cannot_tell_apart(
+    medians: list[float], steady: bool
+) -> None:
     assert is_steady(medians, 0.02) is steady
 
 
-def test_garbage_collection_is_off_inside_and_as_it_was_outside():
+def test_garbage_collection_is_off_inside_and_as_it_was_outside() -> None:
     assert gc.isenabled()
     with no_garbage_collection():
         assert not gc.isenabled()
@@ -117,15 +125,15 @@ def test_garbage_collection_is_off_inside_and_as_it_was_outside():
         gc.enable()
 
 
-def test_rest_waits_until_threads_sleep():
+def test_rest_waits_until_threads_sleep() -> None:
     spun = iter([0, 2_000_000, 4_000_000, 4_000_100])
-    slept = []
+    slept: list[float] = []
 
     assert rest(lambda: next(spun), slept.append) == 6_000_000
     assert len(slept) == 3
 
 
-def test_rest_gives_up():
+def test_rest_gives_up() -> None:
     spun = iter(range(0, 10**12, 2_000_000))
 
     assert rest(lambda: next(spun), lambda seconds: None, most_ns=10_000_000) == 10_000_000
