@@ -182,8 +182,10 @@ def test_ctrl_c_ends_the_children_and_leaves_nothing(model: Path, tmp_path: Path
         start_new_session=True,
     )  # fmt: skip
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not any(_ticks(child) > 100 for child in (found := children.read_text().split())):
+    found: list[str] = []
+    while not any(_ticks(child) > 100 for child in found):
         assert process.poll() is None
+        found = children.read_text().split()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
 
