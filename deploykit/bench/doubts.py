@@ -6,7 +6,6 @@ done (idea: hyperfine's `output/warnings.rs`).
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ _STOLEN_SHARE = 0.005
 _DRIFT_SHARE = 0.05
 _DRIFT_ROUNDS = 6
 _PROCESS_SHARE = 0.03
+_MANY_PROCESSES = 5
 
 
 class Kind(Enum):
@@ -52,12 +52,14 @@ class Doubt:
     Attributes:
         kind: for programs.
         row: of the table, from 0; `None` where it concerns all.
-        text: for people: what is wrong, with the figure, and what to do.
+        text: for people: what is wrong, with the figure.
+        advice: what it means and what to type next; the same for all rows.
     """
 
     kind: Kind
     row: int | None
     text: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,6 @@ class Circumstances:
         machine: where it ran.
         rules: when rows had enough.
         processes: fresh processes for each row.
-        pinned: whether CPUs were chosen already.
         other_load: CPUs that other programs kept busy, or `None`.
         stolen: share of CPU time that the hypervisor took, or `None`.
     """
@@ -76,7 +77,6 @@ class Circumstances:
     machine: Machine
     rules: StopRules
     processes: int
-    pinned: bool
     other_load: float | None
     stolen: float | None
 
@@ -101,35 +101,40 @@ def _of_machine(measurements: Sequence[Measurement], around: Circumstances) -> I
     if around.other_load is not None and around.other_load > _BUSY_CPUS:
         yield Doubt(
             Kind.OTHER_LOAD, None,
-            f"other programs kept {around.other_load:.1f} of this machine's CPUs busy meanwhile: "
+            f"other programs kept {around.other_load:.1f} of this machine's CPUs busy meanwhile",
             "end them and run it again",
         )  # fmt: skip
     if around.stolen is not None and around.stolen > _STOLEN_SHARE:
         yield Doubt(
             Kind.STOLEN, None,
-            f"the hypervisor gave {around.stolen:.1%} of this machine's CPU time to others: "
+            f"the hypervisor gave {around.stolen:.1%} of this machine's CPU time to others",
             "a dedicated machine would be steadier",
         )  # fmt: skip
     if machine.governor not in (None, "performance"):
         yield Doubt(
             Kind.GOVERNOR, None,
-            f"the CPU's frequency governor is {machine.governor!r}, so that the clock follows the "
-            "load: sudo cpupower frequency-set --governor performance",
+            f"the frequency governor is {machine.governor!r}: the clock follows the load",
+            "sudo cpupower frequency-set --governor performance",
         )  # fmt: skip
-    most = max((m.target.threads or 0 for m in measurements), default=0)
+    yield from _of_threads(measurements, around)
+
+
+def _of_threads(measurements: Sequence[Measurement], around: Circumstances) -> Iterator[Doubt]:
+    most = max((m.target.threads or 1 for m in measurements), default=1)
     quota = cpu_quota()
-    if quota is not None and quota < max(most, 1):
+    if quota is not None and quota < most:
         yield Doubt(
             Kind.QUOTA, None,
-            f"this container may use {quota:g} CPUs at once, so that {max(most, 1)} threads are "
-            f"stopped now and then: --threads {max(1, int(quota))}",
+            f"this container may use {quota:g} CPUs at once: {most} threads are stopped in turns",
+            f"--threads {max(1, int(quota))}" if most > 1 else "give it more",
         )  # fmt: skip
-    cores = len({cpu for m in measurements for cpu in m.target.cpus}) or machine.cores
+    pinned = {cpu for m in measurements for cpu in m.target.cpus}
+    cores = len(pinned) or around.machine.cores
     if most > cores:
         yield Doubt(
             Kind.THREADS, None,
-            f"{most} threads share {cores} CPUs: --threads {cores}"
-            + (" or more --cpus" if around.pinned and (os.cpu_count() or 1) > cores else ""),
+            f"{most} threads share {cores} CPUs",
+            f"--threads {cores}" + (" or more --cpus" if pinned else ""),
         )  # fmt: skip
 
 
@@ -141,40 +146,39 @@ def _of_row(
         spent = max(run.warmup_ns for run in measurement.processes)
         yield Doubt(
             Kind.NOT_STEADY, row,
-            f"latencies had not settled after {spent / 1e9:.1f} s of warm-up",
+            f"{spent / 1e9:.1f} s of warm-up", "latencies had not settled by then",
         )  # fmt: skip
     if measurement.status is Status.BUDGET_SPENT:
-        yield Doubt(Kind.IMPRECISE, row, _imprecise(summary, rules))
+        yield Doubt(
+            Kind.IMPRECISE, row, _imprecise(summary, rules),
+            f"not ±{100 * rules.precision:.3g}% from {rules.min_count} calls or more, after the "
+            f"budget of {rules.budget_ns / 1e9:g} s: --budget {4 * rules.budget_ns / 1e9:g}s",
+        )  # fmt: skip
     drift = _drift(measurement)
     if abs(drift) > _DRIFT_SHARE:
         yield Doubt(
             Kind.DRIFT, row,
-            f"calls became {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} from the first "
-            "half of the rounds to the second: heat, clock or other load; the speed ratio is "
-            "paired by round and holds",
+            f"{abs(drift):.0%} {'slower' if drift > 0 else 'faster'} in the second half",
+            "heat, clock or other load; the speed is paired by round and holds",
         )  # fmt: skip
     spread = _process_spread(measurement)
     if spread > _PROCESS_SHARE:
         yield Doubt(
             Kind.PROCESSES, row,
-            f"medians of its processes differ by {spread:.0%}, more than its interval tells"
-            + ("" if around.processes >= 5 else ": --processes 5"),
+            f"medians of its processes differ by {spread:.0%}",
+            "more than one process alone tells"
+            + ("" if around.processes >= _MANY_PROCESSES else f": --processes {_MANY_PROCESSES}"),
         )  # fmt: skip
 
 
 def _imprecise(summary: Summary, rules: StopRules) -> str:
     p50 = summary.p50
-    budget = f"{rules.budget_ns / 1e9:g} s"
-    more = f"--budget {4 * rules.budget_ns / 1e9:g}s"
-    if p50 is not None and is_precise(p50, rules.precision):
-        return f"only {summary.count} calls fitted into the budget of {budget}: {more}"
     if p50 is None or p50.low_ns is None or p50.high_ns is None:
-        return f"{summary.count} calls in {budget} are too few for an interval: {more}"
+        return f"{summary.count} calls, too few for an interval"
+    if is_precise(p50, rules.precision):
+        return f"{summary.count} calls"
     wide = max(p50.value_ns - p50.low_ns, p50.high_ns - p50.value_ns) / p50.value_ns
-    return (
-        f"the median is known to {wide:.1%} only, not to {100 * rules.precision:.3g}%, after "
-        f"the budget of {budget}: {more}, or --precision {np.ceil(wide * 100):.0f}%"
-    )
+    return f"the median is known to ±{wide:.1%}"
 
 
 def _drift(measurement: Measurement) -> float:

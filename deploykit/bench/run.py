@@ -180,7 +180,6 @@ def run_bench(
         machine=machine,
         rules=plan.rules,
         processes=plan.processes,
-        pinned=any(case.target.cpus for case in cases),
         other_load=other_load,
         stolen=stolen,
     )

@@ -1,93 +1,98 @@
-"""The table of `deploykit bench`: what it took, what it costs, and what makes it doubtful."""
+"""The tables of `deploykit bench`: what it took, what it costs, and what makes it doubtful."""
 
 from __future__ import annotations
 
 import math
+import shutil
+import sys
+import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from deploykit.cli.output import Column, print_table
+from deploykit.cli.output import Column, print_table, printable
 from deploykit.cli.units import NOT_MEASURED, bytes_text, count_text, time_text
 from deploykit.core.types import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from deploykit.bench.result import BenchResult, Summary
-    from deploykit.bench.statistics import Quantile, Ratio
-    from deploykit.core.types import Machine, Measurement, Target
+    from deploykit.bench.statistics import Quantile
+    from deploykit.core.types import Measurement
 
-_WHAT = (Column("#", right=True), Column("model"), Column("runtime"), Column("batch", right=True),
-         Column("threads", right=True))  # fmt: skip
-TIME = (*_WHAT, *(Column(name, right=True) for name in
-        ("p50", "95 %", "p90", "99 %", "p99", "99 %", "speed", "95 %")))  # fmt: skip
-COST = (*_WHAT, *(Column(name, right=True) for name in
-        ("samples/s", "load", "first", "peak", "model", "disk", "params", "MACs")))  # fmt: skip
 _LEGEND = (
-    "p50, p90, p99: one call, inputs and outputs on the host, with the wider side of the interval\n"
-    "speed: a sample of the batch against the first row's, paired by round\n"
-    "load: file to session; first: the first call; peak: memory of the process; model: its share"
+    "p50, p90, p99: one call, inputs and outputs on the host, with the wider side of the interval",
+    "speed: a sample of the batch against the first row's, paired by round",
+    "load: file to session; first: the first call; peak: memory of the process; model: its share",
 )
 _WIDE = 0.1
+_SHOWN_SETS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Headings and cells."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 def print_result(result: BenchResult) -> None:
     """Print both tables, then what failed, then every doubt."""
-    click.echo(_heading(result))
-    click.echo(inputs_line(result))
-    print_table(TIME, time_rows(result))
-    print_table(COST, cost_rows(result))
-    click.echo(_LEGEND)
-    for line in remarks(result):
-        click.echo(line)
+    for line in heading(result):
+        click.echo(printable(line))
+    for table in (time_table(result), cost_table(result)):
+        print_table(table.columns, table.rows)
+    for line in (*_LEGEND, *remarks(result)):
+        click.echo(_folded(printable(line)))
 
 
 def markdown_text(result: BenchResult) -> str:
     """The same as a Markdown document."""
     from deploykit.bench.report import markdown_table
 
-    parts = [
-        f"{_heading(result)}  \n{inputs_line(result)}\n",
-        markdown_table(tuple(c.name for c in TIME), time_rows(result)),
-        markdown_table(tuple(c.name for c in COST), cost_rows(result)),
-        "".join(f"- {line}\n" for line in remarks(result)),
+    tables = [
+        markdown_table(tuple(column.name for column in table.columns), list(table.rows))
+        for table in (time_table(result), cost_table(result))
     ]
-    return "\n".join(part for part in parts if part)
+    notes = "".join(f"- {line}\n" for line in remarks(result))
+    return "\n".join(part for part in ("  \n".join(heading(result)) + "\n", *tables, notes) if part)
 
 
-def time_rows(result: BenchResult) -> list[tuple[str, ...]]:
-    """One row a measurement: how long it takes."""
-    return [
-        (*_what(number, measurement), *_times(summary, first=number == _reference(result)))
-        for number, (measurement, summary) in enumerate(_rows(result))
-    ]
+def heading(result: BenchResult) -> tuple[str, ...]:
+    """The machine; what was fed; and what all rows have in common."""
+    first = result.measurements[0]
+    machine, target = first.machine, first.target
+    sets = [name for name in _SHOWN_SETS if name in machine.instruction_sets]
+    parts = [machine.cpu, f"{machine.cores} CPUs", *([" ".join(sets)] if sets else [])]
+    parts += ["virtual"] if machine.virtual else []
+    parts += [f"pinned to CPUs {', '.join(map(str, target.cpus))}"] if target.cpus else []
+    parts += [f"{result.processes} processes a row"] if result.processes > 1 else []
+    parts += [f"{name} {value}" for name, value in _in_common(result).items()]
+    return ", ".join(parts), _inputs_line(result)
 
 
-def cost_rows(result: BenchResult) -> list[tuple[str, ...]]:
-    """One row a measurement: what it costs besides."""
-    return [
-        (
-            *_what(number, measurement),
-            *_loading(summary),
-            bytes_text(measurement.size_bytes),
-            count_text(measurement.parameters),
-            count_text(measurement.macs),
-        )
-        for number, (measurement, summary) in enumerate(_rows(result))
-    ]
-
-
-def _loading(summary: Summary | None) -> tuple[str, ...]:
-    if summary is None:
-        return (NOT_MEASURED,) * 5
-    return (
-        count_text(summary.throughput_per_second),
-        time_text(summary.load_ns),
-        time_text(summary.first_ns),
-        bytes_text(summary.peak_rss_bytes),
-        bytes_text(summary.model_bytes),
+def time_table(result: BenchResult) -> Table:
+    """How long a call takes, one row a measurement."""
+    figures = ("p50", "95 %", "p90", "99 %", "p99", "99 %", "speed", "95 %")
+    reference = next((n for n, summary in enumerate(result.summaries) if summary is not None), -1)
+    return _table(
+        result,
+        ("runtime", "batch", "threads"),
+        figures,
+        [
+            _times(summary, first=number == reference)
+            for number, summary in enumerate(result.summaries)
+        ],
     )
+
+
+def cost_table(result: BenchResult) -> Table:
+    """What it costs besides, one row a measurement."""
+    figures = ("per s", "load", "first", "peak", "model", "disk", "params", "MACs")
+    return _table(result, ("runtime",), figures, [_costs(*row) for row in _rows(result)])
 
 
 def remarks(result: BenchResult) -> Iterator[str]:
@@ -95,48 +100,89 @@ def remarks(result: BenchResult) -> Iterator[str]:
     for number, (measurement, summary) in enumerate(_rows(result)):
         if summary is None:
             yield f"row {number + 1} failed: {measurement.error}"
-        elif summary.p99 is None:
-            yield f"row {number + 1}: no p99: {_why_no_p99(summary, measurement, result)}"
-    for doubt in result.doubts:
-        where = "" if doubt.row is None else f"row {doubt.row + 1}: "
-        yield f"doubtful: {where}{doubt.text}"
+    yield from _no_p99(result)
+    kinds = dict.fromkeys((doubt.kind, doubt.advice) for doubt in result.doubts)
+    for kind, advice in kinds:
+        same = [d for d in result.doubts if (d.kind, d.advice) == (kind, advice)]
+        what = ", ".join(
+            doubt.text if doubt.row is None else f"row {doubt.row + 1}: {doubt.text}"
+            for doubt in same
+        )
+        yield f"doubtful: {what}; {advice}"
 
 
-def _why_no_p99(summary: Summary, measurement: Measurement, result: BenchResult) -> str:
+def _no_p99(result: BenchResult) -> Iterator[str]:
     from deploykit.bench.statistics import TAIL_CONFIDENCE, samples_needed
 
     needed = samples_needed(0.99, TAIL_CONFIDENCE)
+    without = {
+        number + 1: (measurement, summary.count)
+        for number, (measurement, summary) in enumerate(_rows(result))
+        if summary is not None and summary.p99 is None
+    }
+    if not without:
+        return
+    counts = [count for _, count in without.values()]
     advice = f"--min-count {needed}"
-    if measurement.status is Status.BUDGET_SPENT:  # more calls would not have fitted in
-        seconds = result.rules.budget_ns / 1e9 * needed / summary.count
-        advice += f" --budget {math.ceil(seconds)}s"
-    return f"{summary.count} calls, and its bounds need {needed}: {advice}"
+    if any(m.status is Status.BUDGET_SPENT for m, _ in without.values()):
+        seconds = math.ceil(result.rules.budget_ns / 1e9 * needed / min(counts))
+        advice += f" --budget {seconds}s"  # more calls would not have fitted in
+    rows = f"row{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
+    calls = " and ".join(dict.fromkeys(map(str, (min(counts), max(counts)))))
+    yield f"no p99 in {rows}: {calls} calls, and its bounds need {needed}: {advice}"
 
 
-def _heading(result: BenchResult) -> str:
-    machine: Machine = result.measurements[0].machine
-    parts = [machine.cpu, f"{machine.cores} CPUs"]
-    sets = [name for name in ("avx2", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
-            if name in machine.instruction_sets]  # fmt: skip
-    parts += [" ".join(sets)] if sets else []
-    parts += ["virtual"] if machine.virtual else []
-    pinned = result.measurements[0].target.cpus
-    parts += [f"pinned to CPUs {', '.join(map(str, pinned))}"] if pinned else []
-    if result.processes > 1:
-        parts.append(f"{result.processes} processes a row")
-    return ", ".join(parts)
+def _table(
+    result: BenchResult,
+    where: Sequence[str],
+    figures: Sequence[str],
+    cells: Sequence[Sequence[str]],
+) -> Table:
+    """The columns that say what a row is, less those that say the same everywhere, and figures."""
+    where = [name for name in where if name not in _in_common(result)]
+    columns = (
+        Column("#", right=True, whole=True),
+        Column("model"),
+        *(Column(name, right=name != "runtime", whole=True) for name in where),
+        *(Column(name, right=True, whole=True) for name in figures),
+    )
+    rows = (
+        (str(n + 1), m.name, *(_where(m)[name] for name in where), *cells[n])
+        for n, m in enumerate(result.measurements)
+    )
+    return Table(columns, tuple(rows))
 
 
-def inputs_line(result: BenchResult) -> str:
-    """What was fed: where it came from and the shapes, which nobody may have asked for."""
-    shown: dict[tuple[str, int | None], str] = {}
-    for measurement in result.measurements:
-        shapes = ", ".join(
-            f"{n} {'x'.join(map(str, s))}" for n, s in measurement.target.shapes.items()
+def _where(measurement: Measurement) -> dict[str, str]:
+    target = measurement.target
+    return {
+        "runtime": target.runtime,
+        "batch": "fixed" if target.batch is None else str(target.batch),
+        "threads": "auto" if target.threads is None else str(target.threads),
+    }
+
+
+def _in_common(result: BenchResult) -> dict[str, str]:
+    """Batch and threads where all rows have the same."""
+    all_of_them = [_where(measurement) for measurement in result.measurements]
+    return {
+        name: all_of_them[0][name]
+        for name in ("batch", "threads")
+        if len({where[name] for where in all_of_them}) == 1
+    }
+
+
+def _inputs_line(result: BenchResult) -> str:
+    """Where inputs came from and their shapes, some of which nobody may have asked for."""
+    shown = {
+        measurement.name: ", ".join(
+            f"{name} {'x'.join(map(str, shape))}"
+            for name, shape in measurement.target.shapes.items()
         )
-        shown.setdefault((measurement.name, measurement.target.batch), shapes)
-    several = len({name for name, _ in shown}) > 1 and len(set(shown.values())) > 1
-    texts = [f"{name}: {shapes}" if several else shapes for (name, _), shapes in shown.items()]
+        for measurement in reversed(result.measurements)
+    }
+    alike = len(set(shown.values())) == 1
+    texts = [text if alike else f"{name}: {text}" for name, text in reversed(shown.items())]
     return f"inputs {result.inputs}: {'; '.join(dict.fromkeys(texts))}"
 
 
@@ -144,47 +190,56 @@ def _rows(result: BenchResult) -> Iterator[tuple[Measurement, Summary | None]]:
     return zip(result.measurements, result.summaries, strict=True)
 
 
-def _reference(result: BenchResult) -> int:
-    return next((n for n, summary in enumerate(result.summaries) if summary is not None), -1)
-
-
-def _what(number: int, measurement: Measurement) -> tuple[str, ...]:
-    target: Target = measurement.target
-    threads = "auto" if target.threads is None else str(target.threads)
-    batch = "fixed" if target.batch is None else str(target.batch)
-    return str(number + 1), measurement.name, target.runtime, batch, threads
-
-
 def _times(summary: Summary | None, *, first: bool) -> tuple[str, ...]:
     if summary is None:
         return ("failed", *(NOT_MEASURED,) * 7)
-    speed = ("1", "") if first else _speed(summary.speed)
+    ratio = summary.speed
+    speed = (
+        ("1", "")
+        if first
+        else (NOT_MEASURED, NOT_MEASURED)
+        if ratio is None
+        else (f"{ratio.value:.3g}x", _wider_side(ratio.value, ratio.low, ratio.high))
+    )
+    quantiles = (summary.p50, summary.p90, summary.p99)
+    return (*(cell for found in quantiles for cell in _quantile(found)), *speed)
+
+
+def _costs(measurement: Measurement, summary: Summary | None) -> tuple[str, ...]:
+    run = (NOT_MEASURED,) * 5
+    if summary is not None:
+        run = (
+            count_text(summary.throughput_per_second),
+            time_text(summary.load_ns),
+            time_text(summary.first_ns),
+            bytes_text(summary.peak_rss_bytes),
+            bytes_text(summary.model_bytes),
+        )
     return (
-        _value(summary.p50),
-        _spread(summary.p50),
-        _value(summary.p90),
-        _spread(summary.p90),
-        _value(summary.p99),
-        _spread(summary.p99),
-        *speed,
+        *run,
+        bytes_text(measurement.size_bytes),
+        count_text(measurement.parameters),
+        count_text(measurement.macs),
     )
 
 
-def _value(found: Quantile | None) -> str:
-    return NOT_MEASURED if found is None else time_text(found.value_ns)
+def _quantile(found: Quantile | None) -> tuple[str, str]:
+    if found is None:
+        return NOT_MEASURED, NOT_MEASURED
+    return time_text(found.value_ns), _wider_side(found.value_ns, found.low_ns, found.high_ns)
 
 
-def _spread(found: Quantile | None) -> str:
-    """Half the interval in percent, the wider side: what `--precision` is held against."""
-    if found is None or found.low_ns is None or found.high_ns is None:
+def _wider_side(value: float, low: float | None, high: float | None) -> str:
+    """Of an interval, in percent of the value: what `--precision` is held against."""
+    if low is None or high is None:
         return NOT_MEASURED
-    share = max(found.value_ns - found.low_ns, found.high_ns - found.value_ns) / found.value_ns
+    share = max(value - low, high - value) / value
     return f"±{share:.1%}" if share < _WIDE else f"±{share:.0%}"
 
 
-def _speed(ratio: Ratio | None) -> tuple[str, str]:
-    if ratio is None:
-        return NOT_MEASURED, NOT_MEASURED
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.value:.3g}x", NOT_MEASURED
-    return f"{ratio.value:.3g}x", f"{ratio.low:.3g}-{ratio.high:.3g}"
+def _folded(line: str) -> str:
+    """Between words, where a terminal would break it anywhere."""
+    if not sys.stdout.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False)

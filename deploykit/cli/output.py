@@ -34,10 +34,12 @@ class Column:
     Attributes:
         name: its heading.
         right: whether it is aligned to the right, as figures are.
+        whole: whether its cells are never folded: a narrow terminal folds the others first.
     """
 
     name: str
     right: bool = False
+    whole: bool = False
 
 
 @contextmanager
@@ -120,10 +122,19 @@ def _draw(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str |
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),  # with the box's own space: columns two apart
+    )
     for column in columns:
         table.add_column(
-            Text(column.name), justify="right" if column.right else "left", overflow="fold"
+            Text(column.name),
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.whole,
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in cells are not markup

@@ -10,6 +10,7 @@ onnxruntime_session_options_config_keys.h.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from deploykit.core.types import Option, Target
     from deploykit.load.sources import Source
     from deploykit.runtimes.base import Array
+
+# Since 1.29 ONNX Runtime reports to its maker from Linux and macOS too: a thread, a file in the
+# temporary folder and the network, from a process that measures. Read when it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 CPU_PROVIDER = "CPUExecutionProvider"
 OPTIMIZATIONS = ("all", "extended", "basic", "disable")

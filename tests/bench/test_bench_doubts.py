@@ -14,7 +14,7 @@ from deploykit.core.types import Machine, Measurement, ProcessRun, Samples, Stat
 
 MACHINE = Machine("cpu", "x86_64", (), 4, None, None, None, "", 0.0, None, None, "Linux", {})
 RUN = ProcessRun(1, 1, 2_500_000_000, 9, True, None, None, None)
-AROUND = Circumstances(MACHINE, StopRules(), 1, False, 0.0, 0.0)
+AROUND = Circumstances(MACHINE, StopRules(), 1, 0.0, 0.0)
 
 
 def measured(
@@ -71,14 +71,21 @@ def test_governor() -> None:
 
     assert found.kind is Kind.GOVERNOR
     assert "'powersave'" in found.text
-    assert "--governor performance" in found.text
+    assert "--governor performance" in found.advice
 
 
 def test_more_threads_than_cpus() -> None:
     found = only(measured(target=Target("ort-cpu", threads=8)))
 
     assert found.kind is Kind.THREADS
-    assert found.text == "8 threads share 4 CPUs: --threads 4"
+    assert (found.text, found.advice) == ("8 threads share 4 CPUs", "--threads 4")
+
+
+def test_more_threads_than_pinned_cpus() -> None:
+    found = only(measured(target=Target("ort-cpu", threads=2, cpus=(3,))))
+
+    assert found.text == "2 threads share 1 CPUs"
+    assert found.advice == "--threads 1 or more --cpus"
 
 
 def test_not_steady() -> None:
@@ -94,13 +101,16 @@ def test_an_interval_that_is_too_wide() -> None:
     found = only(measured(latency, status=Status.BUDGET_SPENT))
 
     assert found.kind is Kind.IMPRECISE
-    assert "only, not to 1%, after the budget of 30 s: --budget 120s, or --precision" in found.text
+    assert found.text.startswith("the median is known to ±")
+    assert found.advice.startswith("not ±1% from 100 calls or more, after the budget of 30 s: ")
+    assert found.advice.endswith("--budget 120s")
 
 
 def test_a_budget_that_was_too_short_for_the_count() -> None:
     found = only(measured(status=Status.BUDGET_SPENT))
 
-    assert found.text == "only 600 calls fitted into the budget of 30 s: --budget 120s"
+    assert found.text == "600 calls"
+    assert found.advice.endswith("after the budget of 30 s: --budget 120s")
 
 
 def test_drift() -> None:
@@ -120,7 +130,7 @@ def test_processes_that_differ_are_not_told_to_use_what_they_used(
     (doubt,) = [doubt for doubt in found if doubt.kind is Kind.PROCESSES]
 
     assert "differ by 10%" in doubt.text
-    assert ("--processes 5" in doubt.text) is advised
+    assert ("--processes 5" in doubt.advice) is advised
 
 
 def test_a_failed_row_has_none() -> None:
