@@ -57,7 +57,7 @@ def localise(
 def program_values(
     program: ExportedProgram, feeds: Mapping[str, Array], artifact: OnnxArtifact
 ) -> dict[str, Array]:
-    """Every tensor that the program computes, by node name, in order.
+    """Every tensor that the program computes, by its name in the graph, in order.
 
     Args:
         program: run on the CPU as it is.
@@ -67,12 +67,16 @@ def program_values(
     import torch
 
     values: dict[str, Array] = {}
+    # Inputs and outputs of the graph have names that users chose; a node may be called the same.
+    names = dict(zip(_output_nodes(program), (o.name for o in artifact.outputs), strict=False))
+    public = {spec.name for spec in (*artifact.inputs, *artifact.outputs)}
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, n: torch.fx.Node) -> object:
             result: object = super().run_node(n)
-            if isinstance(result, torch.Tensor) and n.op == "call_function":
-                values[n.name] = to_array(result).copy()
+            name = names.get(n.name, "" if n.name in public else n.name)
+            if isinstance(result, torch.Tensor) and n.op == "call_function" and name:
+                values[name] = to_array(result).copy()
             return result
 
     users = iter([to_tensor(feeds[spec.name]) for spec in artifact.inputs])
@@ -107,6 +111,10 @@ def graph_values(
         finally:
             session.close()
     return dict(zip(names_out, arrays, strict=True))
+
+
+def _output_nodes(program: ExportedProgram) -> list[str]:
+    return [name for name in program.graph_signature.user_outputs if isinstance(name, str)]
 
 
 def _lifted(program: ExportedProgram, users: Iterator[torch.Tensor]) -> Iterator[object]:

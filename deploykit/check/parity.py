@@ -72,7 +72,7 @@ def relative_difference(reference: Array, found: Array) -> float:
     if want.size == 0:
         return 0.0
     same = (want == have) | (np.isnan(want) & np.isnan(have))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         gap = np.where(same, 0.0, np.abs(want - have))
     finite = np.abs(want[np.isfinite(want)])
     scale = float(finite.max()) if finite.size else 0.0

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
+from deploykit.core.errors import BadInputError
 from deploykit.core.types import Step
 from deploykit.export.capture import capture
-from deploykit.export.options import ExportOptions
 from deploykit.export.translate import clean, translate
 from deploykit.export.write import write_artifact
 from deploykit.load.calls import named_outputs
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
     from deploykit.core.types import Model, OnnxArtifact
+    from deploykit.export.options import ExportOptions
 
 _VERSIONED = ("torch", "onnx", "onnxscript", "onnx-ir")
 
@@ -75,9 +76,9 @@ def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported
     return Exported(artifact, found.exported_program)
 
 
-def decomposed(model: Model) -> ExportedProgram:
+def decomposed(model: Model, options: ExportOptions) -> ExportedProgram:
     """The program of `Exported`, made again for an artifact that comes from a cache."""
-    _, found = _translated(model, ExportOptions())
+    _, found = _translated(model, options)
     assert found.exported_program is not None, "the exporter always says what it translated"
     return found.exported_program
 
@@ -85,6 +86,12 @@ def decomposed(model: Model) -> ExportedProgram:
 def _translated(model: Model, options: ExportOptions) -> tuple[ExportedProgram, ONNXProgram]:
     program = capture(model)
     names = _output_names(program, model)
+    for spec in model.inputs:
+        if spec.name in names:
+            raise BadInputError(
+                f"{spec.name!r} is the name of an input and of an output: declare the input under "
+                f"another name, such as {spec.name}_in"
+            )
     return program, translate(program, model.inputs, names, options.opset)
 
 
@@ -92,13 +99,15 @@ def _output_names(program: ExportedProgram, model: Model) -> list[str]:
     """Names by the convention of `named_outputs`, read off the captured output structure."""
     if model.outputs:
         return [spec.name for spec in model.outputs]
-    import torch
+    from torch.export.graph_signature import ConstantArgument, OutputKind
     from torch.utils import _pytree
 
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    leaves = [values.get(str(name)) for name in program.graph_signature.user_outputs]
-    spec = program.call_spec.out_spec
-    if spec is None or len(leaves) != spec.num_leaves:
-        return []
-    tensors = [leaf if isinstance(leaf, torch.Tensor) else None for leaf in leaves]
-    return list(named_outputs(_pytree.tree_unflatten(tensors, spec)))
+    leaves = [
+        found.arg.value if isinstance(found.arg, ConstantArgument) else values.get(found.arg.name)
+        for found in program.graph_signature.output_specs
+        if found.kind is OutputKind.USER_OUTPUT
+    ]
+    structure = program.call_spec.out_spec
+    assert structure is not None, "torch.export records what the network returned"
+    return list(named_outputs(_pytree.tree_unflatten(leaves, structure)))

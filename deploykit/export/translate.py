@@ -9,6 +9,7 @@ same bytes on every machine.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ def translate(
 
 def clean(model: onnx_ir.Model, program: ExportedProgram, inputs: Sequence[TensorSpec]) -> None:
     """Make the graph say what it is, in place, and nothing of the machine that made it."""
+    _make_room(model)
     names = dimension_names(program, inputs)
     model.producer_name, model.producer_version = "deploykit", __version__
     model.doc_string = None
@@ -85,6 +87,21 @@ def clean(model: onnx_ir.Model, program: ExportedProgram, inputs: Sequence[Tenso
         if value.const_value is not None:
             value.const_value.metadata_props.clear()
             value.const_value.doc_string = None
+
+
+def _make_room(model: onnx_ir.Model) -> None:
+    """Rename inner values that are called as an input or output is: users choose those names."""
+    graph = model.graph
+    public = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    reserved = {value.name for value in (*graph.inputs, *graph.outputs)}
+    inner = [value for node in graph.all_nodes() for value in node.outputs]
+    inner.extend(graph.initializers.values())
+    taken = reserved | {value.name for value in inner}
+    for value in inner:
+        if id(value) not in public and value.name in reserved:
+            free = (f"{value.name}_{number}" for number in itertools.count(1))
+            value.name = next(name for name in free if name not in taken)
+            taken.add(value.name)
 
 
 def dimension_names(program: ExportedProgram, inputs: Sequence[TensorSpec]) -> dict[str, str]:
@@ -156,7 +173,7 @@ def _explain(error: Exception) -> str:
 
 def _missing_operator(text: str) -> str | None:
     match = re.search(
-        r"No (?:ONNX function|decompositions registered)[^']*?([\w.]+::?[\w.]+)", text
+        r"No (?:ONNX function|decompositions registered)[^\n]*?([a-z_]\w*(?:::|\.)[\w.]+)", text
     )
     return match[1] if match else None
 

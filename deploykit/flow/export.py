@@ -238,7 +238,7 @@ class _Work:
         from deploykit.export.torch_to_onnx import decomposed
 
         where = localise(
-            program or decomposed(self.model),
+            program or decomposed(self.model, self.options),
             artifact,
             failure.runtime,
             failure.feeds,

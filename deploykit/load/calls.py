@@ -139,7 +139,8 @@ def run_module(
     """
     import torch
 
-    call = arguments(module, specs, feeds)
+    # Copies: a network that changes its input in place must not change the next one's.
+    call = arguments(module, specs, {name: array.copy() for name, array in feeds.items()})
     with torch.inference_mode():
         outputs = named_outputs(module(*call.args, **call.kwargs))
     return {name: to_array(tensor) for name, tensor in outputs.items()}
