@@ -128,7 +128,7 @@ def _no_p99(result: BenchResult) -> Iterator[str]:
         seconds = math.ceil(result.rules.budget_ns / 1e9 * needed / min(counts))
         advice += f" --budget {seconds}s"  # more calls would not have fitted in
     rows = f"row{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
-    calls = " and ".join(dict.fromkeys(map(str, (min(counts), max(counts)))))
+    calls = " to ".join(dict.fromkeys(map(str, (min(counts), max(counts)))))
     yield f"no p99 in {rows}: {calls} calls, and its bounds need {needed}: {advice}"
 
 
