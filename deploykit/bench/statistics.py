@@ -22,6 +22,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from deploykit.core.student_t import student_t
+
 Latencies: TypeAlias = NDArray[np.int64]
 Blocks: TypeAlias = NDArray[np.int64]
 
@@ -131,7 +133,7 @@ def cluster_half_width(
     met = under + equal / 2
     residual = met - met.sum() / size.sum() * size
     error = math.sqrt(blocks / (blocks - 1) * float(residual @ residual)) / float(size.sum())
-    return student_t(1 - (1 - confidence) / 2, blocks - 1) * error
+    return student_t(confidence, blocks - 1) * error
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,42 +175,6 @@ def paired_ratio(reference: dict[int, float], other: dict[int, float]) -> Ratio 
         high=float(ratios[high - 1]) if bounded else None,
         rounds=len(ratios),
     )
-
-
-@lru_cache(maxsize=256)
-def student_t(probability: float, freedom: int) -> float:
-    """The quantile of Student's t distribution, by bisection of its closed form.
-
-    Args:
-        probability: 0.5 to 1, the latter exclusive.
-        freedom: degrees of freedom, at least 1.
-    """
-    low, high = 0.0, 1.0
-    while _student_cdf(high, freedom) < probability:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        if _student_cdf(middle, freedom) < probability:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _student_cdf(t: float, freedom: int) -> float:
-    """P(T <= t) for t >= 0: Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
-    theta = math.atan(t / math.sqrt(freedom))
-    cosine = math.cos(theta)
-    if freedom == 1:
-        return 0.5 + theta / math.pi
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    total = term
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    inside = 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
-    return 0.5 + inside / 2
 
 
 def _binomial(count: int, share: float) -> tuple[int, NDArray[np.float64]]:

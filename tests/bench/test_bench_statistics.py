@@ -13,7 +13,6 @@ from deploykit.bench.statistics import (
     paired_ratio,
     quantile,
     samples_needed,
-    student_t,
 )
 
 if TYPE_CHECKING:
@@ -56,20 +55,6 @@ def test_ranks_are_the_tightest_that_hold() -> None:
     high = min((rank for rank in range(count + 1) if sum(mass[rank:]) <= risk), default=count + 1)
 
     assert order_ranks(count, share, 1 - 2 * risk) == (low, high)
-
-
-@pytest.mark.parametrize(
-    ("probability", "freedom", "expected"),
-    [
-        (0.975, 1, 12.706),
-        (0.975, 2, 4.303),
-        (0.975, 9, 2.262),
-        (0.995, 10, 3.169),
-        (0.975, 30, 2.042),
-    ],
-)
-def test_student_t_as_printed_in_tables(probability: float, freedom: int, expected: Any) -> None:
-    assert student_t(probability, freedom) == pytest.approx(expected, abs=5e-4)
 
 
 def _coverage(
