@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +86,8 @@ def command(
         limit=tolerance,
         overwrite=overwrite,
     )
-    with progress(quiet) as tell:
+    # What the network prints is no result of ours: `--json` must stay JSON.
+    with progress(quiet) as tell, redirect_stdout(sys.stderr):
         result = run_export(request, tell)
     if as_json:
         from deploykit.core.records import REPORT

@@ -17,6 +17,8 @@ _OF_THE_MACHINE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EROFS, errno.EIO, errno.EMFILE,
     errno.ENFILE,
 }  # fmt: skip
+# Paths that nobody checked because they so rarely occur.
+_OF_THE_CALLER = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 # How native libraries say that memory ran out, in errors of no class of their own.
 _OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -48,7 +50,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return ExitStatus.BAD_INPUT
-    message, status = _expected(error) or _of_the_machine(error) or _bug(error)
+    message, status = (
+        _expected(error) or _of_the_machine(error) or _of_the_caller(error) or _bug(error)
+    )
     with suppress(OSError):  # standard error itself may be closed or full
         click.echo(f"deploykit: error: {printable(message)}", err=True)
     _drop_output()
@@ -86,6 +90,12 @@ def _of_the_machine(error: BaseException) -> tuple[str, ExitStatus] | None:
     else:
         return None
     return message, ExitStatus.ENVIRONMENT_FAILED
+
+
+def _of_the_caller(error: BaseException) -> tuple[str, ExitStatus] | None:
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_CALLER:
+        return None
+    return f"cannot use {error.filename}: {error.strerror}", ExitStatus.BAD_INPUT
 
 
 def _bug(error: BaseException) -> tuple[str, ExitStatus]:

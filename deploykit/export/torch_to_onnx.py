@@ -60,10 +60,7 @@ def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported
         name="export",
         options={"opset": options.opset, "external_data": options.external_data},
         input_digests=dict(model.history[-1].input_digests) if model.history else {},
-        versions={
-            "deploykit": __version__,
-            **{name: importlib.metadata.version(name) for name in _VERSIONED},
-        },
+        versions=versions(),
     )
     artifact = write_artifact(
         found.model,
@@ -74,6 +71,12 @@ def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported
         external_data=options.external_data,
     )
     return Exported(artifact, found.exported_program)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that an exported file depends on."""
+    others = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    return {"deploykit": __version__, **others}
 
 
 def decomposed(model: Model, options: ExportOptions) -> ExportedProgram:

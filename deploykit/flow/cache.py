@@ -12,15 +12,16 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from deploykit.core.errors import EnvironmentFailedError
+from deploykit.core.errors import BadInputError, EnvironmentFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T")
 FOLDER_NAME = ".deploykit"
 _KEY_LENGTH = 32
 
@@ -35,29 +36,36 @@ class Cache:
 
     folder: Path
 
-    def get_or_make(self, key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
-        """The folder of a finished stage, made now if it is not there.
+    def get_or_make(
+        self, key: str, make: Callable[[Path], None], read: Callable[[Path], T]
+    ) -> tuple[T, bool]:
+        """A finished stage, made now if it is not there or is damaged.
 
         Args:
             key: from `key_of`.
             make: fills the empty folder that it is given.
+            read: reads the result from its folder; `BadInputError` means that it is damaged.
 
         Returns:
-            The folder, and whether it was there already.
+            What `read` gave, and whether it was there already.
 
         Raises:
             EnvironmentFailedError: it cannot be written.
         """
         place = self.folder / key
         if place.is_dir():
-            return place, True
+            try:
+                return read(place), True
+            except BadInputError:
+                shutil.rmtree(place, ignore_errors=True)
         temporary: Path | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ".gitignore").write_text("*\n")
             temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=self.folder))
             make(temporary)
-            temporary.rename(place)
+            if not place.is_dir():  # another run may have been faster
+                temporary.rename(place)
         except OSError as error:
             raise EnvironmentFailedError(
                 f"cannot write the cache {self.folder}: {error.strerror or error}"
@@ -65,7 +73,7 @@ class Cache:
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
-        return place, False
+        return read(place), False
 
 
 def key_of(*parts: object) -> str:

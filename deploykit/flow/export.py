@@ -20,7 +20,7 @@ from deploykit.export.options import ExportOptions
 from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.adopt import adopt_verified
 from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
-from deploykit.flow.folders import check_free, writing_folder
+from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
 from deploykit.flow.splits import Splits, open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
@@ -33,6 +33,7 @@ from deploykit.flow.verify import (
     runtimes_at_hand,
 )
 from deploykit.load.artifacts import is_onnx, load_artifact
+from deploykit.load.imports import import_place
 from deploykit.load.recipe import Recipe, is_recipe, load_recipe
 from deploykit.load.sources import Source, check_form, load_source, resolve
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from deploykit.core.types import Model
     from deploykit.load.data import Array
 
-REPORT_NAME = "report.json"
 _CACHE_NAME = "cache"
 
 
@@ -128,6 +128,7 @@ def _load(source: Source, recipe: Recipe | None, splits: Splits, progress: Progr
 
 
 def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
+    _refuse_unused(request)
     original = load_artifact(Path(request.source.text))
     splits = open_splits(request.val, request.eval)
     with writing_folder(request.out, overwrite=request.overwrite) as folder:
@@ -144,6 +145,29 @@ def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
         report = replace(report, checks=(*report.checks, *accuracy))
         records.save(folder / REPORT_NAME, report, records.REPORT)
     return ExportResult(load_artifact(request.out), report)
+
+
+def _refuse_unused(request: ExportRequest) -> None:
+    """An option that does nothing must not look as if it had."""
+    asked = {f"--{name.replace('_', '-')}" for name in request.changes}
+    if request.source.weights is not None:
+        asked.add("--weights")
+    if asked:
+        raise BadInputError(
+            f"{request.source.text} is an ONNX file, which is taken as it is: leave out "
+            f"{', '.join(sorted(asked))}"
+        )
+
+
+def _read_report(folder: Path) -> Report:
+    return records.load(folder / REPORT_NAME, Report, records.REPORT)
+
+
+def _code_of(metric: str) -> str:
+    """SHA-256, in hex, of the file of a user's metric; "" for one of ours."""
+    place, _, _ = metric.rpartition(":")
+    file = import_place(place, Path()).__file__ if place else None
+    return records.sha256_of(Path(file)) if file else ""
 
 
 def _check_stages(recipe: Recipe) -> None:
@@ -175,28 +199,30 @@ class _Work:
     def cached(self, recipe: Recipe) -> ExportResult:
         """Each stage from the recipe's cache where it is there."""
         cache = Cache(recipe.folder / FOLDER_NAME / _CACHE_NAME)
-        exported, had_export = cache.get_or_make(self._export_key(), self._fill_export)
-        artifact = load_artifact(exported)
+        artifact, had_export = cache.get_or_make(
+            self._export_key(), self._fill_export, load_artifact
+        )
 
         def fill_verify(folder: Path) -> None:
             records.save(folder / REPORT_NAME, self._verify(artifact, None), records.REPORT)
 
-        key = self._verify_key(artifact)
-        verified, had_verify = cache.get_or_make(key, fill_verify)
+        report, had_verify = cache.get_or_make(
+            self._verify_key(artifact), fill_verify, _read_report
+        )
         out, overwrite = self.request.out, self.request.overwrite
         with writing_folder(out, overwrite=overwrite) as folder:
-            for file in (*exported.iterdir(), verified / REPORT_NAME):
+            for file in artifact.folder.iterdir():
                 shutil.copyfile(file, folder / file.name)
+            records.save(folder / REPORT_NAME, report, records.REPORT)
         reused = {"export": had_export, "verify": had_verify}
-        return ExportResult(
-            load_artifact(out),
-            records.load(out / REPORT_NAME, Report, records.REPORT),
-            tuple(name for name, had in reused.items() if had),
-        )
+        names = tuple(name for name, had in reused.items() if had)
+        return ExportResult(load_artifact(out), report, names)
 
     def _export_key(self) -> str:
+        from deploykit.export.torch_to_onnx import versions  # brings torch
+
         step = self.model.history[-1]
-        return key_of(step, "export", __version__, self.options, self.model.io)
+        return key_of(step, "export", versions(), self.options, self.model.io)
 
     def _verify_key(self, artifact: OnnxArtifact) -> str:
         import onnxruntime
@@ -204,7 +230,8 @@ class _Work:
         step = self.model.history[-1]
         names = [runtime.name for runtime in runtimes_at_hand()]
         where = (onnxruntime.__version__, *names)
-        judged = (artifact.digest, self.request.limit, self.request.metric, self.splits.digests)
+        metric = (self.request.metric, _code_of(self.request.metric))
+        judged = (artifact.digest, self.request.limit, metric, self.splits.digests)
         return key_of(step, "verify", __version__, where, judged)
 
     def _fill_export(self, folder: Path) -> None:

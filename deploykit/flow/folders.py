@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
-from deploykit.load.artifacts import RECORD_NAME
+from deploykit.export.write import DATA_NAME
+from deploykit.load.artifacts import MODEL_NAME, RECORD_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+REPORT_NAME = "report.json"
+_OURS = frozenset({RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME})
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
@@ -20,23 +24,35 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 
     Args:
         out: where the artifact shall be.
-        overwrite: whether one of our own artifacts, or an empty folder, may be replaced.
+        overwrite: whether one of our own artifacts may be replaced. An empty folder always may.
 
     Raises:
-        BadInputError: it is a file; or it exists without `overwrite`; or it holds something else
-            than an artifact, which is never deleted.
+        BadInputError: it, or a folder on the way to it, is a file; or it exists without
+            `overwrite`; or it holds anything else than an artifact, which is never deleted.
     """
+    try:
+        _check_free(out, overwrite=overwrite)
+    except OSError as error:
+        raise BadInputError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
     if not out.exists():
+        for folder in out.absolute().parents:
+            if folder.exists() and not folder.is_dir():
+                raise BadInputError(f"{folder} is a file: give another --output")
         return
     if not out.is_dir():
         raise BadInputError(f"{out} is a file: give a folder with --output")
-    if not any(out.iterdir()):
-        return
-    if not (out / RECORD_NAME).is_file():
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise BadInputError(f"{out} is where you are, and cannot be replaced: give a new --output")
+    strange = sorted({path.name for path in out.iterdir()} - _OURS)
+    if strange:
         raise BadInputError(
-            f"{out} holds files that are no deploykit artifact: give another --output"
+            f"{out} holds files that are no deploykit artifact ({', '.join(strange[:3])}): give "
+            "another --output"
         )
-    if not overwrite:
+    if any(out.iterdir()) and not overwrite:
         raise BadInputError(f"{out} exists already: add --overwrite, or give another --output")
 
 
@@ -52,7 +68,8 @@ def writing_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         EnvironmentFailedError: the disk is full, or the place cannot be written.
     """
     check_free(out, overwrite=overwrite)
-    out = out.absolute()
+    out = out.resolve()  # through links, so that the new folder is on the same disk as the old
+    missing = [folder for folder in out.parents if not folder.exists()]
     temporary: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +82,9 @@ def writing_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # not empty: the block ended well, or someone else is at work there
+            for folder in missing:
+                folder.rmdir()
 
 
 def _swap(new: Path, out: Path) -> None:
@@ -76,7 +96,7 @@ def _swap(new: Path, out: Path) -> None:
     out.rename(old)
     try:
         new.rename(out)
-    except OSError:
+    except BaseException:
         old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)

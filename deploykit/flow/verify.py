@@ -82,10 +82,11 @@ def parity(
     cases = ({},) if isinstance(data, OneCall) else parity_sizes(artifact.inputs)
     for number, sizes in enumerate(cases):
         fed = real_feeds(artifact.inputs, sizes, data)
-        progress(f"parity, {_sizes_text(sizes)}", number / len(cases))
+        sized = _sizes_text(_fed_sizes(artifact.inputs, fed))  # data may have its own
+        progress(f"parity, {sized}", number / len(cases))
         wanted = reference(fed)
         for runtime in runtimes:
-            name = f"parity {runtime.name} {_sizes_text(sizes)}"
+            name = f"parity {runtime.name} {sized}"
             check = compare(name, wanted, run_once(artifact, runtime, fed), limit)
             checks.append(check)
             if check.verdict is not Verdict.PASSED:
@@ -156,6 +157,15 @@ def _odd(dim: Dim) -> int:
 
 def _high(dim: Dim) -> int:
     return max(dim.low, _UNBOUNDED_HIGH * dim.step) if dim.high is None else dim.high
+
+
+def _fed_sizes(specs: Sequence[TensorSpec], fed: Mapping[str, Array]) -> dict[str, int]:
+    return {
+        want.name: size
+        for spec in specs
+        for want, size in zip(spec.shape, fed[spec.name].shape, strict=True)
+        if isinstance(want, Dim)
+    }
 
 
 def _sizes_text(sizes: Mapping[str, int]) -> str:

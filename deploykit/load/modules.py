@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.metadata
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -241,4 +240,5 @@ def _is_users(name: str) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _VERSIONED if name in sys.modules}
+    loaded = {name: sys.modules.get(name) for name in _VERSIONED}
+    return {name: str(module.__version__) for name, module in loaded.items() if module is not None}
