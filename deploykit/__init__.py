@@ -10,6 +10,7 @@ loaded only by what needs them.
 | come in | `Source`, `load_source`, `load_artifact`, `parse_inputs`, `open_data`, `load_recipe` |
 | train | `TrainOptions`, `train_recipe` |
 | export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
+| measure | `BenchRequest`, `Wanted`, `Plan`, `StopRules`, `BenchResult`, `measure` |
 | records | `Model`, `OnnxArtifact`, `Target`, `Measurement`, `Report` and what they are made of |
 | errors | `DeploykitError` and its kinds, `ExitStatus` |
 """
@@ -22,6 +23,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from deploykit.bench.cases import Wanted
+    from deploykit.bench.result import BenchResult
+    from deploykit.bench.run import Plan
+    from deploykit.bench.schedule import StopRules
     from deploykit.core.errors import (
         BadInputError,
         CannotTellError,
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
     )
     from deploykit.export.options import ExportOptions
     from deploykit.flow.export import ExportRequest, ExportResult, run_export
+    from deploykit.flow.measure import BenchRequest, measure
     from deploykit.flow.train import train_recipe
     from deploykit.load.artifacts import load_artifact
     from deploykit.load.datasets import open_data
@@ -64,6 +70,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadInputError",
+    "BenchRequest",
+    "BenchResult",
     "CannotTellError",
     "Check",
     "CheckFailedError",
@@ -82,6 +90,7 @@ __all__ = [
     "MissingExtraError",
     "Model",
     "OnnxArtifact",
+    "Plan",
     "Preprocessing",
     "ProcessRun",
     "Recipe",
@@ -90,14 +99,17 @@ __all__ = [
     "Source",
     "Status",
     "Step",
+    "StopRules",
     "Target",
     "TensorSpec",
     "TrainOptions",
     "Variant",
     "Verdict",
+    "Wanted",
     "load_artifact",
     "load_recipe",
     "load_source",
+    "measure",
     "open_data",
     "parse_inputs",
     "run_export",
@@ -106,15 +118,21 @@ __all__ = [
 
 # Where a name lives; what is not here is in core.errors or core.types.
 _HOMES = {
+    "BenchRequest": "flow.measure",
+    "BenchResult": "bench.result",
     "ExportOptions": "export.options",
     "ExportRequest": "flow.export",
     "ExportResult": "flow.export",
+    "Plan": "bench.run",
     "Recipe": "load.recipe",
     "Source": "load.sources",
+    "StopRules": "bench.schedule",
     "TrainOptions": "train.options",
+    "Wanted": "bench.cases",
     "load_artifact": "load.artifacts",
     "load_recipe": "load.recipe",
     "load_source": "load.sources",
+    "measure": "flow.measure",
     "open_data": "load.datasets",
     "parse_inputs": "load.inputs",
     "run_export": "flow.export",

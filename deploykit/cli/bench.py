@@ -14,11 +14,7 @@ from deploykit.core.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from deploykit.bench.cases import Case, Subject, Wanted
     from deploykit.bench.result import BenchResult
-    from deploykit.bench.run import Describer, Plan, Weight
-    from deploykit.core.progress import Progress
-    from deploykit.core.types import TensorSpec
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -36,7 +32,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--threads", type=INTEGERS, default=(), help="Threads of one operator, 1,2,4.")
 @click.option("--cpus", type=CPUS, default=(), help="Pin the processes to these CPUs, 0-3.")
 @click.option(
-    "--data", "data_text", metavar="DATA", help="Real inputs: fashion-mnist:val, x.npz, images/ ..."
+    "--data",
+    "data_text",
+    default="",
+    metavar="DATA",
+    help="Real inputs: fashion-mnist:val, x.npz, images/ ...",
 )
 @click.option(
     "--shape",
@@ -107,7 +107,7 @@ def command(
     batches: tuple[int, ...],
     threads: tuple[int, ...],
     cpus: tuple[int, ...],
-    data_text: str | None,
+    data_text: str,
     shapes: tuple[tuple[str, int], ...],
     options: tuple[str, ...],
     inputs: tuple[str, ...],
@@ -134,19 +134,29 @@ def command(
     A row that fails does not stop the others; the exit status is then that of its error (5 where
     several rows failed in different ways).
     """
-    from deploykit.bench.cases import Wanted, distinct
-    from deploykit.bench.run import Describer, Plan
+    from deploykit.bench.cases import Wanted
+    from deploykit.bench.run import Plan
     from deploykit.bench.schedule import StopRules
+    from deploykit.flow.measure import BenchRequest, measure
+    from deploykit.load.inputs import parse_inputs
 
-    rules = StopRules(min_time, min_count, precision, budget)
-    wanted = Wanted(runtimes, batches, threads, cpus, dict(shapes), _options(options), seed)
     _check_outputs(output, csv_path, markdown_path)
-    with progress(quiet or as_json, still=True) as tell, Describer() as describer:
-        how = (_declared(inputs), weights, trust)
-        subjects = distinct(_subjects(artifacts, how, describer, tell), artifacts)
-        fed = data_text or f"made up from seed {seed}"
-        plan = Plan(rules, processes=processes, seed=seed, inputs=fed)
-        result = _measured(subjects, wanted, data_text, plan, (describer, tell))
+    request = BenchRequest(
+        artifacts,
+        Wanted(runtimes, batches, threads, cpus, dict(shapes), _options(options), seed),
+        Plan(
+            StopRules(min_time, min_count, precision, budget),
+            processes=processes,
+            seed=seed,
+            inputs=data_text or f"made up from seed {seed}",
+        ),
+        data=data_text,
+        inputs=parse_inputs(inputs),
+        weights=weights,
+        trust=trust,
+    )
+    with progress(quiet or as_json, still=True) as tell:
+        result = measure(request, tell)
     _keep(result, output, csv_path, markdown_path)
     for error in result.every_error():
         click.echo(f"deploykit: error: {error}", err=True)
@@ -159,66 +169,6 @@ def command(
 
         print_result(result)
     context.exit(result.exit_status)
-
-
-def _declared(inputs: tuple[str, ...]) -> tuple[TensorSpec, ...]:
-    from deploykit.load.inputs import parse_inputs
-
-    return parse_inputs(inputs)
-
-
-def _subjects(
-    artifacts: Sequence[str],
-    how: tuple[tuple[TensorSpec, ...], Path | None, bool],
-    describer: Describer,
-    tell: Progress,
-) -> list[Subject]:
-    from deploykit.bench.cases import onnx_subject
-    from deploykit.load.artifacts import is_onnx
-    from deploykit.load.sources import Source, check_form
-
-    inputs, weights, trust = how
-    for text in artifacts:  # a typing mistake is told before anything heavy is loaded
-        if not is_onnx(text):
-            check_form(text)
-    if all(map(is_onnx, artifacts)):
-        for option, value in {"--input": inputs, "--weights": weights, "--trust": trust}.items():
-            if value:
-                raise BadInputError(f"{option} is for PyTorch sources, and none is given")
-    subjects = []
-    for text in artifacts:
-        tell(f"reading {text}", None)
-        if is_onnx(text):
-            subjects.append(onnx_subject(text))
-        else:
-            subjects.append(describer.subject(Source(text, weights, inputs, trust)))
-    return subjects
-
-
-def _measured(
-    subjects: Sequence[Subject],
-    wanted: Wanted,
-    data_text: str | None,
-    plan: Plan,
-    helpers: tuple[Describer, Progress],
-) -> BenchResult:
-    from deploykit.bench.cases import cases_of
-    from deploykit.bench.run import onnx_weight, run_bench
-    from deploykit.core.types import OnnxArtifact
-
-    describer, tell = helpers
-
-    def weigh(case: Case, feeds: str) -> Weight:
-        if isinstance(case.subject.model, OnnxArtifact):
-            return onnx_weight(case)
-        return describer.weight(case, feeds)
-
-    data = None
-    if data_text is not None:
-        from deploykit.load.datasets import open_data
-
-        data = open_data(data_text)
-    return run_bench(cases_of(subjects, wanted, data), plan, weigh, tell)
 
 
 def _options(texts: Sequence[str]) -> dict[str, str]:
