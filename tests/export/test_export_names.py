@@ -51,6 +51,18 @@ def test_two_inputs_share_a_dimension_in_whatever_order(
     assert agrees(artifact, Minus())
 
 
+class AnyNumber(nn.Module):
+    def forward(self, *parts: torch.Tensor) -> torch.Tensor:
+        return parts[0] - 2 * parts[1]
+
+
+def test_a_network_that_takes_any_number_of_inputs(export: Export) -> None:
+    artifact = export(AnyNumber(), "a=N[1..8]x3", "b=Nx3").artifact
+
+    assert [spec.name for spec in artifact.inputs] == ["a", "b"]
+    assert agrees(artifact, AnyNumber())
+
+
 class DownUp(nn.Module):
     """An encoder-decoder in small: takes sizes in steps only."""
 

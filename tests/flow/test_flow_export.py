@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from deploykit.core.errors import BadInputError, CheckFailedError
+from deploykit.core.types import Dim
 from deploykit.flow.export import ExportRequest, run_export
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.inputs import parse_inputs
@@ -320,6 +322,29 @@ def test_a_foreign_file_is_verified_against_itself_without_optimisation(project:
     assert str(caught.value) == (
         f"{foreign} is an ONNX file, which is taken as it is: leave out --opset, --weights"
     )
+
+
+class Scaled(nn.Module):
+    def forward(self, image: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+        return image * scale
+
+
+def test_an_exported_program_is_exported_with_its_own_inputs(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=6)
+    program = torch.export.export(
+        Scaled(),
+        (torch.ones(2, 3),),
+        {"scale": torch.ones(2, 1)},
+        dynamic_shapes={"image": {0: batch}, "scale": {0: batch}},
+    )
+    torch.export.save(program, tmp_path / "net.pt2")
+    asked = ExportRequest(Source(str(tmp_path / "net.pt2"), trust=True), tmp_path / "out")
+    result = run_export(asked)
+
+    assert [spec.name for spec in result.artifact.inputs] == ["image", "scale"]
+    assert {spec.shape[0] for spec in result.artifact.inputs} == {Dim("N", 1, 6)}
+    assert [check.name[-3:] for check in result.report.checks] == ["N=1", "N=3", "N=6"]
+    assert result.artifact.history[0].options["source"] == "net.pt2"
 
 
 def test_dropout_is_off_in_what_is_exported(project: Path) -> None:

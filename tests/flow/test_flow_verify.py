@@ -133,6 +133,23 @@ def test_a_network_that_gives_nan_is_refused(double: OnnxArtifact) -> None:
         parity(double, lambda fed: {"y": times(fed["x"], np.nan)}, None)
 
 
+def test_an_output_that_is_no_tensor_cannot_be_compared(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("SequenceConstruct", ["x", "x"], ["y"])],
+        "list",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [2])],
+    )
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
+    with pytest.raises(BadInputError) as caught:
+        parity(load_artifact(tmp_path / "m.onnx"), lambda fed: {"y": fed["x"]}, None)
+
+    assert str(caught.value) == (
+        "output 'y' is a list, no tensor, and cannot be compared: end the graph before it"
+    )
+
+
 def test_what_a_failed_check_says() -> None:
     check = Check(
         "parity ort-cpu N=1", Verdict.FAILED, 0.25, limit=1e-4, advice="output 'y' differs"

@@ -98,11 +98,12 @@ def test_weights_that_old_files_list_as_inputs_are_no_inputs(path: Path) -> None
 
 
 def test_dimensions_with_and_without_a_name_or_size(path: Path) -> None:
-    shape: list[int | str | None] = ["batch", 4, None, 0]
+    shape: list[int | str | None] = ["batch", 4, None, 0, "?"]
     onnx.save(model([tensor("x", shape, TensorProto.INT64)]), path)
     (spec,) = load_artifact(path).inputs
 
-    assert spec == TensorSpec("x", "int64", (Dim("batch"), 4, Dim("x_2"), Dim("x_3")))
+    unnamed = (Dim("x_2"), Dim("x_3"), Dim("x_4"))
+    assert spec == TensorSpec("x", "int64", (Dim("batch"), 4, *unnamed))
 
 
 @pytest.mark.parametrize(
@@ -133,12 +134,20 @@ def test_an_element_type_that_is_none_is_refused(path: Path, kind: int) -> None:
 def test_inputs_that_are_no_tensors_are_refused(path: Path) -> None:
     sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, [1])
     onnx.save(model([sequence]), path)
-    assert refused(path) == "'x' is a sequence: only tensors can be fed"
+    assert refused(path) == "input 'x' is a sequence: only tensors can be fed"
 
     made = model()
     made.graph.input[0].ClearField("type")
     onnx.save(made, path)
-    assert refused(path) == "'x' is a nothing: only tensors can be fed"
+    assert refused(path) == "input 'x' is a nothing: only tensors can be fed"
+
+
+def test_outputs_that_are_no_tensors_are_told_as_what_they_are(path: Path) -> None:
+    made = model()
+    made.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("y", 1, [1]))
+    onnx.save(made, path)
+
+    assert load_artifact(path).outputs == (TensorSpec("y", "sequence", ()),)
 
 
 def test_what_names_an_onnx_artifact(path: Path) -> None:
