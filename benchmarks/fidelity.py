@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.result import Figure, Result
 from deploykit.bench import timing
 from deploykit.bench.schedule import StopRules
-from deploykit.core.types import Target
+from deploykit.core.measurement import Target
 from deploykit.load.artifacts import load_artifact
 from deploykit.runtimes.ort import CPU
 

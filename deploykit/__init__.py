@@ -36,26 +36,26 @@ if TYPE_CHECKING:
         ExitStatus,
         MissingExtraError,
     )
+    from deploykit.core.measurement import (
+        Machine,
+        Measurement,
+        ProcessRun,
+        Samples,
+        Status,
+        Target,
+    )
+    from deploykit.core.report import Check, Report, Verdict
     from deploykit.core.types import (
-        Check,
         Dim,
         EngineArtifact,
         File,
         Io,
-        Machine,
-        Measurement,
         Model,
         OnnxArtifact,
         Preprocessing,
-        ProcessRun,
-        Report,
-        Samples,
-        Status,
         Step,
-        Target,
         TensorSpec,
         Variant,
-        Verdict,
     )
     from deploykit.export.options import ExportOptions
     from deploykit.flow.export import ExportRequest, ExportResult, run_export
@@ -116,18 +116,28 @@ __all__ = [
     "train_recipe",
 ]
 
-# Where a name lives; what is not here is in core.errors or core.types.
+# Where a name lives; errors are in core.errors, and what is not here is in core.types.
 _HOMES = {
     "BenchRequest": "flow.measure",
     "BenchResult": "bench.result",
+    "Check": "core.report",
+    "ExitStatus": "core.errors",
     "ExportOptions": "export.options",
     "ExportRequest": "flow.export",
     "ExportResult": "flow.export",
+    "Machine": "core.measurement",
+    "Measurement": "core.measurement",
     "Plan": "bench.run",
+    "ProcessRun": "core.measurement",
     "Recipe": "load.recipe",
+    "Report": "core.report",
+    "Samples": "core.measurement",
     "Source": "load.sources",
+    "Status": "core.measurement",
     "StopRules": "bench.schedule",
+    "Target": "core.measurement",
     "TrainOptions": "train.options",
+    "Verdict": "core.report",
     "Wanted": "bench.cases",
     "load_artifact": "load.artifacts",
     "load_recipe": "load.recipe",
@@ -144,7 +154,7 @@ _ERRORS = "Error"
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'deploykit' has no public name {name!r}")
-    kind = "core.errors" if name.endswith(_ERRORS) or name == "ExitStatus" else "core.types"
+    kind = "core.errors" if name.endswith(_ERRORS) else "core.types"
     return getattr(import_module(f"deploykit.{_HOMES.get(name, kind)}"), name)
 
 

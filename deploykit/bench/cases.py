@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from deploykit.core.errors import BadInputError, MissingExtraError, nearest
-from deploykit.core.types import Dim, OnnxArtifact, Target
+from deploykit.core.measurement import Target
+from deploykit.core.types import Dim, OnnxArtifact
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.data import feeds as data_feeds
 from deploykit.load.data import shape_text

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from deploykit import __version__
 from deploykit.bench.machine import machine_facts
 from deploykit.bench.tryout import try_in_child
+from deploykit.core.measurement import Machine  # noqa: TC001  (msgspec reads the annotations)
 from deploykit.core.progress import Progress, silent
 from deploykit.core.records import Schema
-from deploykit.core.types import Machine  # noqa: TC001  (msgspec reads the annotations)
 from deploykit.load.fashion_mnist import whole_folder
 from deploykit.runtimes import RUNTIMES
 from deploykit.runtimes.ort import OnnxRuntime

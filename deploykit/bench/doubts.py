@@ -14,14 +14,14 @@ import numpy as np
 
 from deploykit.bench.machine import cpu_quota
 from deploykit.bench.schedule import is_precise
-from deploykit.core.types import Status
+from deploykit.core.measurement import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from deploykit.bench.result import Summary
     from deploykit.bench.schedule import StopRules
-    from deploykit.core.types import Machine, Measurement
+    from deploykit.core.measurement import Machine, Measurement
 
 _BUSY_CPUS = 0.1
 _STOLEN_SHARE = 0.005

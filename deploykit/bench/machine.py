@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from deploykit.bench.memory import available_cpus
-from deploykit.core.types import Machine
+from deploykit.core.measurement import Machine
 
 # Those that kernels of ONNX Runtime, oneDNN, XNNPACK and QNNPACK are chosen by.
 _DECIDE_SPEED = (

@@ -30,10 +30,10 @@ import numpy as np
 
 from deploykit.bench.timing import WarmUp, WarmUpRules
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
+from deploykit.core.measurement import Target  # noqa: TC001  (msgspec reads the annotations)
 from deploykit.core.types import (  # noqa: TC001  (msgspec reads the annotations)
     OnnxArtifact,
     Option,
-    Target,
     TensorSpec,
 )
 from deploykit.load.sources import Source  # noqa: TC001

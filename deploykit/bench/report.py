@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from deploykit.bench.result import BenchResult, Summary
     from deploykit.bench.statistics import Quantile
-    from deploykit.core.types import Measurement
+    from deploykit.core.measurement import Measurement
 
 CSV_COLUMNS = (
     "name", "runtime", "device", "batch", "threads", "cpus", "status", "error", "count", "rounds",

@@ -18,8 +18,8 @@ from deploykit.bench.statistics import (
     quantile,
 )
 from deploykit.core.errors import ExitStatus
+from deploykit.core.measurement import Measurement, Status
 from deploykit.core.records import Schema
-from deploykit.core.types import Measurement, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

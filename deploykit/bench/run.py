@@ -22,7 +22,14 @@ from deploykit.bench.result import BenchResult, summaries_of
 from deploykit.bench.schedule import StopRules, Tally, run_rounds
 from deploykit.bench.timing import WarmUpRules
 from deploykit.core.errors import DeploykitError, ExitStatus
-from deploykit.core.types import Machine, Measurement, OnnxArtifact, ProcessRun, Samples, Status
+from deploykit.core.measurement import (
+    Machine,
+    Measurement,
+    ProcessRun,
+    Samples,
+    Status,
+)
+from deploykit.core.types import OnnxArtifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -58,7 +58,7 @@ def try_here(runtime: Runtime) -> None:
     """
     import numpy as np
 
-    from deploykit.core.types import Target
+    from deploykit.core.measurement import Target
 
     with tempfile.TemporaryDirectory(prefix="deploykit-tryout-") as folder:
         artifact = _tiny_artifact(Path(folder))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from deploykit.check.intervals import CONFIDENCE, mean_interval, paired_proportions, wilson
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.progress import Progress, silent
-from deploykit.core.types import Check, Dim, Verdict
+from deploykit.core.report import Check, Verdict
+from deploykit.core.types import Dim
 from deploykit.load.data import feeds
 
 if TYPE_CHECKING:

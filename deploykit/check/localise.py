@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.check.parity import first_divergence
-from deploykit.core.types import OnnxArtifact, Target
+from deploykit.core.measurement import Target
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.calls import to_array, to_tensor
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
+    from deploykit.core.types import OnnxArtifact
     from deploykit.load.data import Array
     from deploykit.runtimes.base import Runtime
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploykit.core.errors import BadInputError
-from deploykit.core.types import Check, Verdict
+from deploykit.core.report import Check, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

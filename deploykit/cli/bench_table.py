@@ -13,14 +13,14 @@ import click
 
 from deploykit.cli.output import Column, print_table, printable
 from deploykit.cli.units import NOT_MEASURED, bytes_text, count_text, time_text
-from deploykit.core.types import Status
+from deploykit.core.measurement import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from deploykit.bench.result import BenchResult, Summary
     from deploykit.bench.statistics import Quantile
-    from deploykit.core.types import Measurement
+    from deploykit.core.measurement import Measurement
 
 _LEGEND = (
     "p50, p90, p99: one call, inputs and outputs on the host, with the wider side of the interval",

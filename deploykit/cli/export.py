@@ -12,7 +12,7 @@ import click
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
-    from deploykit.core.types import Check
+    from deploykit.core.report import Check
     from deploykit.flow.export import ExportResult
 
 

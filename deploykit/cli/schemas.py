@@ -21,7 +21,8 @@ from deploykit.bench.diagnosis import DOCTOR, Diagnosis
 from deploykit.bench.inspection import INSPECTION, Inspection
 from deploykit.bench.result import BENCH, BenchResult
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
-from deploykit.core.types import EngineArtifact, OnnxArtifact, Report
+from deploykit.core.report import Report
+from deploykit.core.types import EngineArtifact, OnnxArtifact
 from deploykit.load.recipe import RECIPE, Recipe
 
 FOLDER = Path(deploykit.__file__).parent / "core" / "schemas"

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from deploykit.check.accuracy import POINTS, accuracy
 from deploykit.check.metrics import metric_named
-from deploykit.core.types import Check, Target, Verdict
+from deploykit.core.measurement import Target
+from deploykit.core.report import Check, Verdict
 from deploykit.runtimes import runtime_named
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.core.errors import CheckFailedError
-from deploykit.core.types import Report, Target
+from deploykit.core.measurement import Target
+from deploykit.core.report import Report
 from deploykit.export.adopt import adopt
 from deploykit.flow.verify import difference_text, parity
 from deploykit.runtimes import runtime_named

@@ -15,7 +15,8 @@ from deploykit import __version__
 from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.progress import Progress, silent
-from deploykit.core.types import Io, OnnxArtifact, Option, Report
+from deploykit.core.report import Report
+from deploykit.core.types import Io, OnnxArtifact, Option
 from deploykit.export.options import ExportOptions
 from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.adopt import adopt_verified

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from deploykit.check.parity import compare
 from deploykit.core.errors import BadInputError
+from deploykit.core.measurement import Target
 from deploykit.core.progress import Progress, silent
-from deploykit.core.types import Check, Dim, Target, Verdict
+from deploykit.core.report import Check, Verdict
+from deploykit.core.types import Dim
 from deploykit.load.data import feeds as feeds_of
 from deploykit.load.one_call import OneCall
 from deploykit.load.synthetic import dims_of, synthetic_feeds

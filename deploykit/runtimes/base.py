@@ -17,7 +17,8 @@ from deploykit.load.data import shape_fits, shape_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from deploykit.core.types import OnnxArtifact, Option, Target, TensorSpec
+    from deploykit.core.measurement import Target
+    from deploykit.core.types import OnnxArtifact, Option, TensorSpec
     from deploykit.load.sources import Source
 
 Array: TypeAlias = NDArray[np.generic]

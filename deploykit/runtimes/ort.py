@@ -27,7 +27,8 @@ from deploykit.runtimes.ort_specs import spec_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from deploykit.core.types import Option, Target
+    from deploykit.core.measurement import Target
+    from deploykit.core.types import Option
     from deploykit.load.sources import Source
     from deploykit.runtimes.base import Array
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from deploykit.core.types import Model, Option, Target
+    from deploykit.core.measurement import Target
+    from deploykit.core.types import Model, Option
     from deploykit.load.sources import Source
     from deploykit.runtimes.base import Array
 

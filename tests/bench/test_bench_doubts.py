@@ -10,7 +10,14 @@ import pytest
 from deploykit.bench.doubts import Circumstances, Doubt, Kind, doubts_of
 from deploykit.bench.result import summaries_of
 from deploykit.bench.schedule import StopRules
-from deploykit.core.types import Machine, Measurement, ProcessRun, Samples, Status, Target
+from deploykit.core.measurement import (
+    Machine,
+    Measurement,
+    ProcessRun,
+    Samples,
+    Status,
+    Target,
+)
 
 MACHINE = Machine("cpu", "x86_64", (), 4, None, None, None, "", 0.0, None, None, "Linux", {})
 RUN = ProcessRun(1, 1, 2_500_000_000, 9, True, None, None, None)

@@ -10,7 +10,8 @@ import pytest
 from deploykit.bench import protocol
 from deploykit.bench.timing import WarmUp, WarmUpRules
 from deploykit.core.errors import BadInputError
-from deploykit.core.types import Dim, File, OnnxArtifact, Target, TensorSpec
+from deploykit.core.measurement import Target
+from deploykit.core.types import Dim, File, OnnxArtifact, TensorSpec
 from deploykit.load.sources import Source
 
 SPEC = TensorSpec("x", "float32", (Dim("N", 1, 64), 3))

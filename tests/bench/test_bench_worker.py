@@ -18,8 +18,8 @@ from deploykit.bench.run import Plan, onnx_weight, run_bench
 from deploykit.bench.schedule import StopRules
 from deploykit.bench.timing import WarmUpRules
 from deploykit.core.errors import BadInputError, EnvironmentFailedError, MissingExtraError
+from deploykit.core.measurement import Status, Target
 from deploykit.core.progress import silent
-from deploykit.core.types import Status, Target
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.datasets import open_data
 

@@ -12,7 +12,8 @@ from deploykit.check.accuracy import Accuracy, Drop, accuracy, at_most, drop
 from deploykit.check.intervals import mean_interval, paired_proportions, wilson
 from deploykit.check.metrics import MAE, TOP_1
 from deploykit.core.errors import BadInputError, CheckFailedError
-from deploykit.core.types import Dim, TensorSpec, Verdict
+from deploykit.core.report import Verdict
+from deploykit.core.types import Dim, TensorSpec
 from deploykit.load.arrays import ArrayData
 
 if TYPE_CHECKING:

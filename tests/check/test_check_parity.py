@@ -9,7 +9,7 @@ import pytest
 
 from deploykit.check.parity import LIMITS, compare, first_divergence, relative_difference
 from deploykit.core.errors import BadInputError
-from deploykit.core.types import Check, Verdict
+from deploykit.core.report import Check, Verdict
 
 if TYPE_CHECKING:
     from deploykit.load.data import Array

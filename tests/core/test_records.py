@@ -14,23 +14,23 @@ import pytest
 
 from deploykit.core import records
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
+from deploykit.core.measurement import (
+    Machine,
+    Measurement,
+    Samples,
+    Status,
+    Target,
+)
 from deploykit.core.records import ONNX_ARTIFACT, REPORT, Schema
+from deploykit.core.report import Check, Report, Verdict
 from deploykit.core.types import (
-    Check,
     Dim,
     File,
     Io,
-    Machine,
-    Measurement,
     OnnxArtifact,
     Preprocessing,
-    Report,
-    Samples,
-    Status,
     Step,
-    Target,
     TensorSpec,
-    Verdict,
 )
 
 SCHEMA = Schema("deploykit/test", major=2, minor=1)

@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.core.errors import BadInputError
-from deploykit.core.types import Check, Dim, OnnxArtifact, TensorSpec, Verdict
+from deploykit.core.report import Check, Verdict
+from deploykit.core.types import Dim, OnnxArtifact, TensorSpec
 from deploykit.flow.verify import difference_text, parity, parity_sizes, real_feeds
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.datasets import open_data

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.core.errors import BadInputError, DeploykitError, MissingExtraError
-from deploykit.core.types import Dim, Target, TensorSpec
+from deploykit.core.measurement import Target
+from deploykit.core.types import Dim, TensorSpec
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.sources import Source
 from deploykit.runtimes import RUNTIMES, runtime_named

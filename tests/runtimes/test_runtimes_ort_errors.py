@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
-from deploykit.core.types import File, OnnxArtifact, Target
+from deploykit.core.measurement import Target
+from deploykit.core.types import File, OnnxArtifact
 from deploykit.runtimes.ort import CPU
 from deploykit.runtimes.ort_errors import explain, plain_error
 from deploykit.runtimes.ort_specs import spec_of
