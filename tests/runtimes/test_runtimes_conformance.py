@@ -261,7 +261,8 @@ def test_running_onnx_imports_neither_torch_nor_onnx_nor_rich(models: Models) ->
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from deploykit.core.types import File, OnnxArtifact, Target\n"
+        "from deploykit.core.measurement import Target\n"
+        "from deploykit.core.types import File, OnnxArtifact\n"
         "import deploykit.bench.worker\n"
         "from deploykit.runtimes import runtime_named\n"
         "file = File(sys.argv[1], '', 0, 'model')\n"
