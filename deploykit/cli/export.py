@@ -99,6 +99,8 @@ def command(
 
 def default_output(source: str) -> Path:
     """`build/NAME`, after the folder of a recipe, the file, or the network's name."""
+    from deploykit.load.sources import ZOOS
+
     path = Path(source)
     if path.name in {"recipe.toml", "artifact.json"}:
         return Path("build") / path.absolute().parent.name
@@ -107,7 +109,9 @@ def default_output(source: str) -> Path:
     place, _, name = source.rpartition(":")
     if place.endswith(".py"):
         return Path("build") / f"{Path(place).stem}-{name}"
-    return Path("build") / (Path(name).stem if not place else name.replace(":", "-"))
+    if place and place not in ZOOS:
+        return Path("build") / f"{place.rpartition('.')[-1]}-{name}"
+    return Path("build") / (name if place else Path(name).stem)
 
 
 def _print(result: ExportResult) -> None:

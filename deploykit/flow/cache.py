@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
+from deploykit.flow.temporary import make_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 T = TypeVar("T")
 FOLDER_NAME = ".deploykit"
@@ -62,7 +62,7 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ".gitignore").write_text("*\n")
-            temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=self.folder))
+            temporary = make_temporary(self.folder, ".making")
             make(temporary)
             if not place.is_dir():  # another run may have been faster
                 temporary.rename(place)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
 from deploykit.export.write import DATA_NAME
+from deploykit.flow.temporary import make_temporary
 from deploykit.load.artifacts import MODEL_NAME, RECORD_NAME
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def writing_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        temporary = make_temporary(out.parent, f".{out.name}.new")
         temporary.chmod(0o755)
         yield temporary
         _swap(temporary, out)
@@ -92,7 +92,7 @@ def _swap(new: Path, out: Path) -> None:
     if not out.exists():
         new.rename(out)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    old = make_temporary(out.parent, f".{out.name}.old")
     out.rename(old)
     try:
         new.rename(out)

@@ -17,6 +17,8 @@ NumPy only, so that data serves where torch is not installed.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -47,6 +49,7 @@ NAMED: tuple[tuple[str, Opener], ...] = (
     ("fashion-mnist-compact", lambda split: fashion_mnist_compact(split or "test")),
     ("fashion-mnist-full", lambda split: fashion_mnist_full(split or "test")),
 )
+_ALIKE = 0.8  # a name this near to one of ours was meant to be it
 _FORMS = "a folder of images, data.npz, or package.module:callable"
 
 
@@ -90,11 +93,22 @@ def _open(name: str, options: dict[str, str], text: str, base: Path) -> Data:
             return OneCall(text, read_npz(path))
         return from_arrays(read_npz(path), text)
     _no_options(options, text)
-    if split:
-        return open_callable(name, base)
     names = [known for known, _ in NAMED]
+    if split and not _is_misspelt(head, names, base):
+        return open_callable(name, base)
     raise BadInputError(
-        f"there is no data {text!r}, and no such folder{nearest(name, names)}; or give {_FORMS}"
+        f"there is no data {text!r}, and no such folder{nearest(head, names)}; or give {_FORMS}"
+    )
+
+
+def _is_misspelt(head: str, names: list[str], base: Path) -> bool:
+    """Whether `head`, which is no data of ours, was meant to be one and is no module either."""
+    alike = get_close_matches(head, names, cutoff=_ALIKE)
+    return (
+        bool(alike)
+        and head.replace("-", "_").isidentifier()
+        and not any((base / end).exists() for end in (head, f"{head}.py"))
+        and find_spec(head) is None
     )
 
 

@@ -33,7 +33,7 @@ def import_place(place: str, base: Path) -> ModuleType:
 
     Args:
         place: as users write it.
-        base: folder that a path is relative to.
+        base: folder that a path is relative to, and where packages are looked for, too.
 
     Raises:
         BadInputError: there is none, or its own code fails.
@@ -41,6 +41,9 @@ def import_place(place: str, base: Path) -> ModuleType:
     """
     if place.endswith(".py"):
         return _import_file(base / place)
+    folder = str(base.resolve())
+    if folder not in sys.path:  # as `python -m` finds it, but never before an installed package
+        sys.path.append(folder)
     return running(lambda: _import_module(place), place)
 
 

@@ -21,6 +21,7 @@ from deploykit.load.imports import (
     running,
 )
 from deploykit.load.inputs import input_text
+from deploykit.load.sources import ZOOS
 from deploykit.load.weights import fit_weights, read_weights
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _UNBOUNDED = 1 << 31
 _ZOO_BATCH = Dim("N", 1, 64)
 _TORCHVISION_SIZE = (3, 224, 224)
-_VERSIONED = ("torch", "timm", "torchvision")
+_VERSIONED = ("torch", *ZOOS)
 
 
 def load_module(source: Source) -> Model:
@@ -107,7 +108,7 @@ def state_digest(module: nn.Module) -> str:
 
 def _built(source: Source) -> tuple[object, tuple[TensorSpec, ...]]:
     place, _, name = source.text.rpartition(":")
-    if place in {"timm", "torchvision"}:
+    if place in ZOOS:
         return _zoo(place, name, source)
     with neighbours(place, source.base):
         build = member(import_place(place, source.base), name, place)

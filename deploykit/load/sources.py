@@ -27,6 +27,8 @@ from deploykit.load.recipe import is_recipe, load_recipe
 if TYPE_CHECKING:
     from deploykit.core.types import Model
 
+ZOOS = ("timm", "torchvision")
+"""Packages whose networks are named without a module."""
 FORMS = (
     "path/net.py:build, package.module:callable, timm:NAME, torchvision:NAME, "
     "a folder with recipe.toml, model.onnx or model.pt2"

@@ -337,7 +337,7 @@ def test_train_and_export_of_a_recipe(place: Path, capfd: pytest.CaptureFixture[
         ("models/fashion_resnet/recipe.toml", "fashion_resnet"),
         ("models/fashion_resnet/small.toml", "small"),
         ("path/net.py:build", "net-build"),
-        ("package.module:make", "make"),
+        ("package.module:make", "module-make"),
         ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"),
         ("path/model.onnx", "model"),
         ("model.pt2", "model"),

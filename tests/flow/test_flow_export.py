@@ -274,7 +274,10 @@ def _stage(recipe: str) -> str:
             lambda text: text + '[export]\nopset = "20"\n',
             "[export]: Expected `int`, got `str` - at `$.opset`",
         ),
-        (lambda text: text.replace("digits:val", "digts:val"), "no module is called 'digts'"),
+        (
+            lambda text: text.replace("digits:val", "digts:val"),
+            "did you mean 'digits'?",
+        ),
         (
             lambda text: text.replace("x1x8x8", "x3x8x8"),
             "digits:val[:20] gives shape [1, 1, 8, 8] for input 'x', which takes N[1..4]x3x8x8",

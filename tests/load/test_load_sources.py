@@ -99,6 +99,16 @@ def test_a_package_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert load(folder, "a_package_of_this_test.inner:Net")(torch.ones(1, 3)).shape == (1, 2)
 
 
+def test_a_package_beside_the_caller(tmp_path: Path) -> None:
+    """As `python -m` finds it, though the console script has no such place on its path."""
+    (tmp_path / "beside_the_caller").mkdir()
+    (tmp_path / "beside_the_caller" / "net.py").write_text(NET)
+
+    model = load_source(Source("beside_the_caller.net:build", inputs=INPUTS, base=tmp_path))
+
+    assert type(model.module).__name__ == "Net"
+
+
 def test_a_file_can_import_its_neighbours_when_it_is_read_and_when_it_builds(
     tmp_path: Path,
 ) -> None:
