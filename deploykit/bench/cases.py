@@ -146,6 +146,8 @@ def cases_of(subjects: Sequence[Subject], wanted: Wanted, data: Data | None) -> 
             that does not fit.
         MissingExtraError: no runtime is here.
     """
+    for name in wanted.runtimes:  # a typing mistake first
+        runtime_named(name)
     cases = [
         Case(subject, _target(runtime, inputs, batch, threads, wanted), inputs)
         for subject in subjects
