@@ -151,7 +151,7 @@ def _remedy(runtime: Runtime, why: str, installed: Mapping[str, str]) -> tuple[s
     if runtime.package in installed:
         return f"this build of {runtime.package} has no {runtime.provider}", ""
     if there:
-        line = f"pip uninstall {' '.join(there)} && {line}"
+        line = f"pip uninstall {' '.join(there)} && pip install {runtime.package}"
     return reason, line
 
 

@@ -78,10 +78,11 @@ class OnnxRuntime:
         there = onnxruntime.get_available_providers()
         if self.provider in there:
             return None
-        return (
-            f"this onnxruntime ({onnxruntime.__version__}) has no {self.provider}: "
-            f"pip install {self.package}"
-        )
+        reason = f"this onnxruntime ({onnxruntime.__version__}) has no {self.provider}"
+        if self.package == "onnxruntime":
+            return f"{reason}: build one that has it, no pip install brings it"
+        # Two of them side by side overwrite each other's files.
+        return f"{reason}: pip uninstall onnxruntime && pip install {self.package}"
 
     def warm_imports(self) -> None:
         """Import ONNX Runtime, silence its log, and run one operator.
