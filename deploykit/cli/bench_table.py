@@ -176,7 +176,7 @@ def _inputs_line(result: BenchResult) -> str:
     """Where inputs came from and their shapes, some of which nobody may have asked for."""
     shown = {
         measurement.name: ", ".join(
-            f"{name} {'x'.join(map(str, shape))}"
+            f"{name} {'x'.join(map(str, shape)) or 'scalar'}"
             for name, shape in measurement.target.shapes.items()
         )
         for measurement in reversed(result.measurements)
