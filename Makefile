@@ -14,7 +14,7 @@ BIN := .venv/bin
 
 demo: .venv/ready
 	$(BIN)/deploykit export models/fashion_resnet --output build/fashion_resnet --overwrite
-	$(BIN)/deploykit bench build/fashion_resnet models/fashion_resnet --batch 1 --threads 1
+	$(BIN)/deploykit bench build/fashion_resnet models/fashion_resnet --batch 1 --threads 1 --min-count 600
 
 test: .venv/ready
 	$(BIN)/python -m pytest
