@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,8 +84,7 @@ def command(
         limit=tolerance,
         overwrite=overwrite,
     )
-    # What the network prints is no result of ours: `--json` must stay JSON.
-    with progress(quiet) as tell, redirect_stdout(sys.stderr):
+    with progress(quiet or as_json) as tell:
         result = run_export(request, tell)
     if as_json:
         from deploykit.core.records import REPORT

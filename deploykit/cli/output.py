@@ -7,7 +7,7 @@ standard error is a terminal, so that logs and pipes stay clean.
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,11 +46,20 @@ class Column:
 def progress(quiet: bool, still: bool = False) -> Iterator[Progress]:
     """A `Progress` that draws one line, and wipes it at the end.
 
+    Until then standard output is standard error: what a user's network, data or metric prints is
+    no result of ours, and `--json` must stay JSON.
+
     Args:
         quiet: draw nothing, whatever standard error is.
         still: draw only when told something, not ten times a second from a thread: a benchmark
             must not be disturbed by its own progress.
     """
+    with redirect_stdout(sys.stderr), _drawn(quiet, still) as tell:
+        yield tell
+
+
+@contextmanager
+def _drawn(quiet: bool, still: bool) -> Iterator[Progress]:
     if quiet or not sys.stderr.isatty():
         yield silent
         return

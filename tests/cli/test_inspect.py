@@ -136,6 +136,20 @@ def test_a_pytorch_source_module_by_module(
     assert found["runtime"] == "torch-eager"
 
 
+def test_what_a_network_prints_is_not_in_the_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "loud.py"
+    path.write_text(
+        "from torch import nn\nclass Loud(nn.Linear):\n    def forward(self, input):\n"
+        "        print('called')\n        return super().forward(input)\nprint('imported')\n"
+        "def build():\n    return Loud(4, 2)\n"
+    )
+    found = _json(capsys, f"{path}:build", "--input", "input=N[1..8]x4", "--no-time")
+
+    assert found["totals"]["parameters"] == 10
+
+
 def test_a_pytorch_source_needs_its_inputs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
