@@ -86,7 +86,7 @@ def onnx_subject(text: str) -> Subject:
 
 
 def pytorch_source(source: Source) -> Source:
-    """The source as it is sent to a worker: recipes read, paths absolute.
+    """The source as it is sent to a worker, which stands in the same folder: recipes are read.
 
     Raises:
         BadInputError: it is no source.

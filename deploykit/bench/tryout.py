@@ -35,7 +35,8 @@ def try_in_child(name: str) -> str | None:
     Returns:
         `None` where it works, otherwise why not, in one line.
     """
-    command = [sys.executable, "-m", "deploykit.bench.tryout", name]
+    # -P: a `queue.py` in the folder where the user stands must not be taken for Python's own.
+    command = [sys.executable, "-P", "-m", "deploykit.bench.tryout", name]
     try:
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, check=False

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from deploykit.bench import protocol
-from deploykit.bench.cases import Wanted, cases_of, onnx_subject
+from deploykit.bench.cases import Case, Wanted, cases_of, onnx_subject
 from deploykit.bench.child import WORKER, Child
-from deploykit.bench.run import Plan, onnx_weight, run_bench
+from deploykit.bench.run import Plan, Weight, onnx_weight, run_bench
 from deploykit.bench.schedule import StopRules
 from deploykit.bench.timing import WarmUpRules
 from deploykit.core.errors import BadInputError, EnvironmentFailedError, MissingExtraError
@@ -155,6 +155,21 @@ def test_a_crash_is_a_failed_row_and_the_others_go_on(model: Path, data: Data) -
     assert result.exit_statuses == (0, 5, 0)
     assert result.exit_status == 5
     assert result.every_error() == ()
+
+
+def test_what_is_the_same_in_two_rows_is_weighed_once(model: Path, data: Data) -> None:
+    subject = onnx_subject(str(model))
+    wanted = Wanted(runtimes=("ort-cpu",), batches=(1, 2), threads=(1, 2))
+    asked = []
+
+    def weigh(case: Case, feeds: str) -> Weight:
+        asked.append(feeds)
+        return Weight(parameters=case.target.batch)
+
+    result = run_bench(cases_of([subject], wanted, data), QUICK, weigh, silent)
+
+    assert [m.parameters for m in result.measurements] == [1, 1, 2, 2]
+    assert len(asked) == 2
 
 
 def test_processes_are_fresh_and_in_the_record(model: Path, data: Data) -> None:

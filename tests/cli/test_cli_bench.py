@@ -47,6 +47,44 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+TWINS = """
+import torch
+print("imported")
+
+def build(stride):
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(1, 2, 3, stride)
+
+def one():
+    return build(1)
+
+def two():
+    return build(2)
+
+def data():
+    print("opened")
+    return torch.ones(2, 1, 9, 9).numpy()
+"""
+
+
+@pytest.mark.slow
+def test_networks_of_equal_weights_are_told_apart_and_prints_stay_out_of_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "twins.py"
+    path.write_text(TWINS)
+    status = main(
+        ["bench", f"{path}:one", f"{path}:two", "--input", "x=N[1..8]x1x9x9", *FAST,
+         "--data", f"{path}:data", "--json"]
+    )  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+
+    assert status == 0
+    one, two = found["measurements"]
+    assert one["artifact_digest"] == two["artifact_digest"]
+    assert (one["macs"], two["macs"]) == (2 * 9 * 7 * 7, 2 * 9 * 4 * 4)
+
+
 @pytest.mark.slow
 def test_everything_at_once(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
