@@ -155,13 +155,21 @@ def write_bytes(path: Path, data: bytes) -> None:
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name only when the block has ended well.
 
+    Through a link, what it points at is written. A device or a pipe (`/dev/stdout`) is written
+    to as it is, for it must never be replaced by a file.
+
     Raises:
         EnvironmentFailedError: the disk is full, or the folder cannot be written.
     """
     temporary: str | None = None
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as stream:
+                yield stream
+            return
+        target = path.resolve()
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
             temporary = file.name
             yield file
@@ -170,7 +178,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
+        Path(temporary).replace(target)
         temporary = None
     except OSError as error:
         raise EnvironmentFailedError(f"cannot write {path}: {error.strerror or error}") from error

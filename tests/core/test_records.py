@@ -230,6 +230,38 @@ def test_a_file_that_may_not_grow_leaves_the_old_one(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_through_a_link_what_it_points_at_is_written(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_bytes(b"old")
+    (tmp_path / "link.json").symlink_to("old.json")
+
+    records.write_bytes(tmp_path / "link.json", b"new")
+
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "old.json").read_bytes() == b"new"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    records.write_bytes(pipe, b"through")
+
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_device_that_is_full_is_told_and_stays_a_device(tmp_path: Path) -> None:
+    full = tmp_path / "link"
+    full.symlink_to("/dev/full")
+
+    with pytest.raises(EnvironmentFailedError, match=r"cannot write .*link: No space left"):
+        records.write_bytes(full, b"too much")
+
+    assert Path("/dev/full").is_char_device()
+
+
 def test_a_folder_that_is_not_there_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "none" / "x.json"
     with pytest.raises(EnvironmentFailedError, match=r"cannot write .*: No such file"):
