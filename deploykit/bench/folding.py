@@ -113,7 +113,7 @@ def _fold(model: onnx.ModelProto, folded: set[str]) -> dict[str, NDArray[np.gene
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     found: dict[str, NDArray[np.generic]] = {}
     for node in graph.node:
-        if folded.issuperset(node.output):
+        if folded.issuperset(name for name in node.output if name):
             continue
         for name, value in _value(node, model, known, shapes).items():
             if value.size <= _MOST_ELEMENTS:
@@ -144,9 +144,8 @@ def _value(
         values = _evaluator(node, model).run(None, {name: known[name] for name in given})
     except Exception:  # noqa: BLE001  (the reference raises anything; then it is just not known)
         return {}
-    return {
-        name: np.asarray(value) for name, value in zip(node.output, values, strict=True) if name
-    }
+    made = [name for name in node.output if name]
+    return {name: np.asarray(value) for name, value in zip(made, values, strict=True)}
 
 
 def _evaluator(node: onnx.NodeProto, model: onnx.ModelProto) -> ReferenceEvaluator:
@@ -179,7 +178,7 @@ def _add(graph: onnx.GraphProto, values: dict[str, NDArray[np.generic]]) -> None
     from onnx import numpy_helper
 
     # What was inferred of them before may be less than what is known now.
-    stale = [value for value in graph.value_info if value.name in values]
-    for value in stale:
-        graph.value_info.remove(value)
+    for place in reversed(range(len(graph.value_info))):
+        if graph.value_info[place].name in values:
+            del graph.value_info[place]
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in values.items())

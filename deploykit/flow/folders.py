@@ -46,13 +46,15 @@ def _check_free(out: Path, *, overwrite: bool) -> None:
         raise BadInputError(f"{out} is a file: give a folder with --output")
     if Path.cwd().is_relative_to(out.resolve()):
         raise BadInputError(f"{out} is where you are, and cannot be replaced: give a new --output")
-    strange = sorted({path.name for path in out.iterdir()} - _OURS)
+    names = {path.name for path in out.iterdir()}
+    # Without its record a model.onnx is somebody else's: ours are never without.
+    strange = sorted(names - _OURS if RECORD_NAME in names else names)
     if strange:
         raise BadInputError(
             f"{out} holds files that are no deploykit artifact ({', '.join(strange[:3])}): give "
             "another --output"
         )
-    if any(out.iterdir()) and not overwrite:
+    if names and not overwrite:
         raise BadInputError(f"{out} exists already: add --overwrite, or give another --output")
 
 

@@ -116,3 +116,18 @@ def test_a_node_that_contradicts_itself_ends_the_inference_quietly() -> None:
     _, folded = infer_folded(_model(nodes, [1, 8], [_integers("three", 3)]))
 
     assert folded == frozenset({"s"})
+
+
+def test_a_node_that_leaves_an_output_out_is_folded_once() -> None:
+    """Otherwise each round would add its value again, and the graph have two of one name."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Split", ["s"], ["first", ""], axis=0),
+        helper.make_node("Pad", ["x", "pads"], ["h"]),
+        helper.make_node("Reshape", ["h", "first"], ["y"]),
+    ]
+    model, folded = infer_folded(_model(nodes, [4, 1], [_integers("pads", 0, 0, 0, 0)]))
+
+    assert "first" in folded
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert len(names) == len(set(names))

@@ -112,9 +112,16 @@ def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("names", [["notes.txt"], ["artifact.json", "model.onnx", "notes.txt"]])
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["notes.txt"], "notes.txt"),
+        (["artifact.json", "model.onnx", "notes.txt"], "notes.txt"),
+        (["model.onnx"], "model.onnx"),  # a file from elsewhere: ours have their record
+    ],
+)
 def test_other_peoples_files_are_never_deleted(
-    tmp_path: Path, names: list[str], overwrite: bool
+    tmp_path: Path, names: list[str], shown: str, overwrite: bool
 ) -> None:
     for name in names:
         (tmp_path / name).write_text("mine")
@@ -122,7 +129,7 @@ def test_other_peoples_files_are_never_deleted(
         check_free(tmp_path, overwrite=overwrite)
 
     assert str(caught.value) == (
-        f"{tmp_path} holds files that are no deploykit artifact (notes.txt): give another --output"
+        f"{tmp_path} holds files that are no deploykit artifact ({shown}): give another --output"
     )
 
 
