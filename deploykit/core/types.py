@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from torch import nn
 
-Scalar: TypeAlias = bool | int | float | str | None
 Option: TypeAlias = bool | int | float | str | tuple[bool | int | float | str | None, ...] | None
 """The value of one option of a stage or target, as it stands in a record."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, CheckFailedError, EnvironmentFailedError
 from deploykit.core.types import Dim, OnnxArtifact, Step
-from deploykit.export.write import DATA_NAME, check_file, record_artifact
+from deploykit.export.write import DATA_NAME, EMBED_LIMIT_BYTES, check_file, record_artifact
 from deploykit.load.artifacts import MODEL_NAME
 from deploykit.load.data import shape_text
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import onnx
 
     from deploykit.core.types import TensorSpec
-
-_EMBED_LIMIT_BYTES = 1_800_000_000
 
 
 def adopt(
@@ -48,7 +46,7 @@ def adopt(
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
         line = str(error).strip().split("\n")[0]
         raise CheckFailedError(f"{original.model_path}: weights cannot be read: {line}") from error
-    external = original.size_bytes > _EMBED_LIMIT_BYTES or len(original.files) > 1
+    external = original.size_bytes > EMBED_LIMIT_BYTES or len(original.files) > 1
     if not external:
         model = _inferred(model)
     path = folder / MODEL_NAME

@@ -20,7 +20,7 @@ _LOGGERS = ("torch", "torch.onnx", "torch.export", "torch.fx", "torch._export", 
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """No warnings, no log records below an error, nothing printed, as long as the block lasts."""
+    """No warnings, no log records but critical ones, nothing printed, until the block ends."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deploykit.core.types import Io, Step, TensorSpec
 
 DATA_NAME = "model.onnx.data"
-_EMBED_LIMIT_BYTES = 1_800_000_000  # protobuf ends at 2 GiB; the graph itself needs room, too
+EMBED_LIMIT_BYTES = 1_800_000_000  # protobuf ends at 2 GiB; the graph itself needs room, too
 
 
 def write_artifact(
@@ -56,7 +56,7 @@ def write_artifact(
     import onnx_ir
 
     path = folder / MODEL_NAME
-    external = external_data or _weight_bytes(model) > _EMBED_LIMIT_BYTES
+    external = external_data or _weight_bytes(model) > EMBED_LIMIT_BYTES
     try:
         onnx_ir.save(model, path, external_data=DATA_NAME if external else None)
     except OSError as error:
