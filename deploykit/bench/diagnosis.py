@@ -38,6 +38,11 @@ _REQUIREMENT = re.compile(r"(?P<package>[\w.-]+).*;.*extra == ['\"](?P<extra>[\w
 _CUDA_OF_TORCH = re.compile(r"^cuda\b.*= '([\d.]+)'", re.MULTILINE)
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
 _SECONDS = 10
+# Builds of onnxruntime: all own the same files. The first is the one that deploykit depends on.
+_ONNXRUNTIMES = (
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino",
+    "onnxruntime-qnn", "onnxruntime-migraphx", "onnxruntime-rocm", "onnxruntime-cann",
+)  # fmt: skip
 
 
 class State(Enum):
@@ -185,11 +190,20 @@ def extra_findings(requires: Sequence[str], installed: Mapping[str, str]) -> Ite
         if lacking:
             yield Finding(
                 "extra", name, State.MISSING, f"without {', '.join(lacking)}",
-                f"pip install 'deploykit[{name}]'",
+                _extra_line(name, packages),
             )  # fmt: skip
         else:
             versions = ", ".join(f"{package} {installed[package]}" for package in packages)
             yield Finding("extra", name, State.OK, versions)
+
+
+def _extra_line(name: str, packages: Sequence[str]) -> str:
+    """What brings an extra, and leaves one onnxruntime where it brings another than our own."""
+    line = f"pip install 'deploykit[{name}]'"
+    own, *others = _ONNXRUNTIMES
+    for package in set(packages) & set(others):
+        line += f" && pip uninstall --yes {own} {package} && pip install {package}"
+    return line
 
 
 def source_findings(installed: Mapping[str, str]) -> Iterator[Finding]:
@@ -246,8 +260,7 @@ def clash_findings(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 def onnxruntimes(installed: Mapping[str, str]) -> list[str]:
     """Installed packages that are an onnxruntime (not those that extend one)."""
-    builds = ("", "-gpu", "-directml", "-openvino", "-qnn", "-migraphx", "-rocm", "-cann")
-    return [f"onnxruntime{build}" for build in builds if f"onnxruntime{build}" in installed]
+    return [name for name in _ONNXRUNTIMES if name in installed]
 
 
 def _onnxruntime_version(installed: Mapping[str, str]) -> str:

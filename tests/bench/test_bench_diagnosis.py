@@ -69,6 +69,15 @@ def test_extras_come_from_the_packages_own_metadata() -> None:
     assert (cuda.name, cuda.state, cuda.detail) == ("cuda", State.OK, "cuda-python 13.0")
 
 
+def test_the_line_of_an_extra_leaves_one_onnxruntime() -> None:
+    (cuda,) = diagnosis.extra_findings(["onnxruntime-gpu>=1.20; extra == 'cuda'"], {})
+
+    assert cuda.remedy == (
+        "pip install 'deploykit[cuda]' && pip uninstall --yes onnxruntime onnxruntime-gpu && "
+        "pip install onnxruntime-gpu"
+    )
+
+
 def test_the_data_set_has_its_line() -> None:
     found = diagnosis.data_finding(None)
 
