@@ -29,8 +29,7 @@ _MOST_KEYS_SHOWN = 3
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a weights file by name, on the CPU.
 
-    A checkpoint that wraps them (`{"state_dict": ...}`) is unwrapped, and so are the prefixes
-    "module." of DataParallel and "_orig_mod." of torch.compile.
+    A checkpoint that wraps them (`{"state_dict": ...}`) is unwrapped.
 
     Raises:
         BadInputError: no such file, another format, cut off, or a pickle with more than tensors.
@@ -47,6 +46,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def fit_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Copy the tensors into the network, all of them or none.
 
+    The prefixes "module." of DataParallel and "_orig_mod." of torch.compile are taken off the
+    names, unless the network has them itself.
+
     Args:
         module: changed in place.
         weights: by name.
@@ -56,6 +58,7 @@ def fit_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
         BadInputError: names or shapes that do not fit; the message counts and names them.
     """
     own = module.state_dict()
+    weights = _unprefixed(weights, own)
     problems = [
         _some("missing", [key for key in own if key not in weights]),
         _some("not in the network", [key for key in weights if key not in own]),
@@ -97,7 +100,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise BadInputError(f"weights {path} {_refused(error)}") from error
-    return _unprefixed(_unwrapped(loaded, path))
+    return _unwrapped(loaded, path)
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
@@ -118,9 +121,12 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
     return {str(key): value for key, value in loaded.items()}
 
 
-def _unprefixed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _unprefixed(
+    weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
     for prefix in ("module.", "_orig_mod."):
-        if weights and all(key.startswith(prefix) for key in weights):
+        foreign = not any(key.startswith(prefix) for key in own)
+        if foreign and weights and all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     return weights
 
