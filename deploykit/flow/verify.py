@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit.check.parity import compare
-from deploykit.core.errors import BadInputError
+from deploykit.core.errors import BadInputError, EnvironmentFailedError
 from deploykit.core.measurement import Target
 from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Check, Verdict
@@ -15,6 +15,7 @@ from deploykit.load.data import feeds as feeds_of
 from deploykit.load.one_call import OneCall
 from deploykit.load.synthetic import dims_of, synthetic_feeds
 from deploykit.runtimes import RUNTIMES
+from deploykit.runtimes.ort import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +81,7 @@ def parity(
         BadInputError: the data does not fit, or the reference itself gives NaN.
     """
     checks: list[Check] = []
-    runtimes = runtimes_at_hand()
+    runtimes = [r for r in runtimes_at_hand() if r is CPU or _comes_up(r, artifact)]
     cases = ({},) if isinstance(data, OneCall) else parity_sizes(artifact.inputs)
     for number, sizes in enumerate(cases):
         fed = real_feeds(artifact.inputs, sizes, data)
@@ -94,6 +95,20 @@ def parity(
             if check.verdict is not Verdict.PASSED:
                 return Parity(tuple(checks), Failure(check, runtime, fed))
     return Parity(tuple(checks))
+
+
+def _comes_up(runtime: Runtime, artifact: OnnxArtifact) -> bool:
+    """Whether a runtime really runs this artifact.
+
+    A build of ONNX Runtime lists the providers that it was made with: onnxruntime-gpu has
+    TensorRT where neither its libraries nor a GPU are. One that would fall back to the CPU
+    proves nothing, and is no reason to refuse the artifact either; `deploykit doctor` says why.
+    """
+    try:
+        runtime.open(artifact, Target(runtime=runtime.name)).close()
+    except EnvironmentFailedError:
+        return False
+    return True
 
 
 def run_once(

@@ -12,10 +12,12 @@ from onnx import TensorProto, helper
 from deploykit.core.errors import BadInputError
 from deploykit.core.report import Check, Verdict
 from deploykit.core.types import Dim, OnnxArtifact, TensorSpec
+from deploykit.flow import verify
 from deploykit.flow.verify import difference_text, parity, parity_sizes, real_feeds
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.datasets import open_data
 from deploykit.load.inputs import parse_inputs
+from deploykit.runtimes.ort import CPU, OnnxRuntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,6 +129,20 @@ def test_the_first_failure_ends_it_and_has_what_is_needed_to_look_closer(
     assert found.failure.check == found.checks[-1]
     assert found.failure.runtime.name == "ort-cpu"
     assert len(found.failure.feeds["x"]) == 3
+
+
+def test_a_provider_that_is_listed_and_does_not_come_up_is_left_out(
+    double: OnnxArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT in every onnxruntime-gpu; here one that the CPU's build lists."""
+    listed = OnnxRuntime("ort-azure", "AzureExecutionProvider", "onnxruntime")
+    if listed.missing() is not None:
+        pytest.skip("this build of onnxruntime lists no provider that cannot come up")
+    monkeypatch.setattr(verify, "RUNTIMES", (listed, CPU))
+    found = parity(double, lambda fed: {"y": times(fed["x"], 2)}, None)
+
+    assert found.failure is None
+    assert {check.name.split()[1] for check in found.checks} == {"ort-cpu"}
 
 
 def test_a_network_that_gives_nan_is_refused(double: OnnxArtifact) -> None:
