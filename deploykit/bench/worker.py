@@ -95,13 +95,15 @@ def pin(cpus: tuple[int, ...]) -> None:
     """
     if not hasattr(os, "sched_setaffinity"):
         raise EnvironmentFailedError("this system cannot pin processes to CPUs: leave out --cpus")
+    allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+    refused = f"cannot pin to CPUs {', '.join(map(str, cpus))}; allowed: {allowed}"
     try:
         os.sched_setaffinity(0, cpus)
-    except OSError as error:
-        allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
-        raise BadInputError(
-            f"cannot pin to CPUs {', '.join(map(str, cpus))}; allowed: {allowed}"
-        ) from error
+    except (OSError, ValueError, OverflowError) as error:
+        raise BadInputError(refused) from error
+    # Linux takes those of the CPUs that exist and says nothing of the others.
+    if os.sched_getaffinity(0) != set(cpus):
+        raise BadInputError(refused)
 
 
 def check_finite(outputs: list[Array], names: list[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +74,21 @@ def test_a_worker_measures(model: Path) -> None:
     assert sum(taken.latency_ns) > 1_000_000
     assert min(taken.latency_ns) > 0
     assert finished.cpu_ns > 0
+
+
+@pytest.mark.parametrize("strange", [4000, 10**12])
+def test_a_cpu_that_is_not_there_is_refused_even_beside_one_that_is(
+    model: Path, strange: int
+) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    asked = request(model)
+    asked = replace(asked, target=replace(asked.target, cpus=(cpu, strange)))
+
+    with (
+        Child() as child,
+        pytest.raises(BadInputError, match=rf"^cannot pin to CPUs {cpu}, {strange}; allowed: \d"),
+    ):
+        child.ask(asked, protocol.Opened)
 
 
 @pytest.mark.parametrize(
