@@ -174,7 +174,8 @@ def _of_row(
 def _imprecise(summary: Summary, rules: StopRules) -> str:
     p50 = summary.p50
     if p50 is None or p50.low_ns is None or p50.high_ns is None:
-        return f"{summary.count} calls, too few for an interval"
+        why = "too few" if p50 is None else "in slices too few or too unlike"
+        return f"{summary.count} calls, {why} for an interval"
     if is_precise(p50, rules.precision):
         return f"{summary.count} calls"
     wide = max(p50.value_ns - p50.low_ns, p50.high_ns - p50.value_ns) / p50.value_ns

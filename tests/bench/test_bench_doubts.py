@@ -120,6 +120,19 @@ def test_a_budget_that_was_too_short_for_the_count() -> None:
     assert found.advice.endswith("after the budget of 30 s: --budget 120s")
 
 
+def test_many_calls_of_one_slice_are_not_called_few() -> None:
+    once = measured(status=Status.BUDGET_SPENT)
+    once = replace(once, samples=replace(once.samples, round=(0,) * 600))
+
+    assert only(once).text == "600 calls, in slices too few or too unlike for an interval"
+
+
+def test_few_calls_are_called_few() -> None:
+    assert only(measured([1000, 1001], status=Status.BUDGET_SPENT)).text == (
+        "2 calls, too few for an interval"
+    )
+
+
 def test_drift() -> None:
     found = only(measured([1000 if n < 300 else 1100 for n in range(600)]))
 
