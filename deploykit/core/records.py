@@ -93,7 +93,7 @@ def load(path: Path, kind: type[T], schema: Schema) -> T:
     Raises:
         BadInputError: there is no such file, or as in `decode`.
     """
-    return decode(read_bytes(path), kind, schema, path.name)
+    return decode(read_bytes(path), kind, schema, str(path))
 
 
 def save(path: Path, value: object, schema: Schema) -> None:
@@ -250,7 +250,8 @@ def _check_schema(raw: dict[str, object], schema: Schema, name: str) -> None:
         raise BadInputError(f"{name} has no version like '1.0': {version!r}")
     if _version(version)[0] != schema.major:
         raise BadInputError(
-            f"{name} has version {version} of {schema.name}; this deploykit reads {schema.major}.x"
+            f"{name} has version {version} of {schema.name}; this deploykit reads "
+            f"{schema.major}.x: take the deploykit that wrote it, or make it again"
         )
 
 
