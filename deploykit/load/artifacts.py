@@ -120,11 +120,19 @@ def specs_of(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[Tens
     An output that is no tensor (a sequence, a map) has the kind of thing for its type.
 
     Raises:
-        BadInputError: an input is not a tensor.
+        BadInputError: an input is not a tensor, or has no shape at all.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     inputs = tuple(_spec(value) for value in model.graph.input if value.name not in constants)
+    for value in model.graph.input:
+        kind = value.type
+        whole = kind.tensor_type.HasField("shape") or value.name in constants
+        if kind.HasField("tensor_type") and not whole:
+            raise BadInputError(
+                f"input {value.name!r} does not say how many dimensions it has: set its shape in "
+                "the file (onnx.helper.make_tensor_value_info)"
+            )
     for spec in inputs:
         if spec.dtype in _NO_TENSORS:
             raise BadInputError(f"input {spec.name!r} is a {spec.dtype}: only tensors can be fed")

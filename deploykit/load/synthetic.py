@@ -43,7 +43,7 @@ def _array(spec: TensorSpec, sizes: Mapping[str, int], generator: np.random.Gene
     except TypeError as error:
         raise BadInputError(
             f"input {spec.name!r} has type {spec.dtype}, for which inputs cannot be made up: "
-            "give real ones with --data"
+            "give real ones (bench: --data, export: --val)"
         ) from error
     if dtype.kind == "f":
         return generator.standard_normal(shape).astype(dtype)

@@ -142,6 +142,17 @@ def test_inputs_that_are_no_tensors_are_refused(path: Path) -> None:
     assert refused(path) == "input 'x' is a nothing: only tensors can be fed"
 
 
+def test_an_input_without_a_shape_is_refused(path: Path) -> None:
+    onnx.save(model([tensor("x", None)]), path)
+
+    with pytest.raises(BadInputError) as caught:
+        load_artifact(path)
+    assert str(caught.value) == (
+        "input 'x' does not say how many dimensions it has: set its shape in the file "
+        "(onnx.helper.make_tensor_value_info)"
+    )
+
+
 def test_outputs_that_are_no_tensors_are_told_as_what_they_are(path: Path) -> None:
     made = model()
     made.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("y", 1, [1]))
@@ -339,6 +350,7 @@ def test_weights_that_the_record_does_not_list_are_refused(path: Path) -> None:
 def test_a_record_that_is_damaged_is_refused(path: Path) -> None:
     record(path.parent, inputs=3)
     assert refused(path.parent) == (
-        "artifact.json is not a valid deploykit/artifact-onnx record: Expected `array`, got `int` "
+        f"{path.parent / 'artifact.json'} is not a valid deploykit/artifact-onnx record: Expected "
+        "`array`, got `int` "
         "- at `$.inputs`"
     )

@@ -45,8 +45,8 @@ def test_a_type_that_numpy_cannot_make_asks_for_real_inputs() -> None:
         synthetic_feeds((TensorSpec("words", "string", (2,)),), {}, seed=0)
 
     assert str(caught.value) == (
-        "input 'words' has type string, for which inputs cannot be made up: give real ones with "
-        "--data"
+        "input 'words' has type string, for which inputs cannot be made up: give real ones "
+        "(bench: --data, export: --val)"
     )
 
 
