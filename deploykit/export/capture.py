@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LEAST_EXAMPLE = 2  # torch.export takes sizes 0 and 1 for constants
 _SEED = 0
+_BY_VALUE = "data-dependent"  # in torch's message where Python branches on what a tensor holds
 
 
 def capture(model: Model, example: Mapping[str, Array] | None = None) -> ExportedProgram:
@@ -118,7 +119,9 @@ def _explain(error: Exception, specs: Sequence[TensorSpec]) -> str:
             "size fixed, or with a narrower range or a step"
         )
     reason = f"{type(error).__name__}: {_line(text)}{_place(error)}"
-    return f"torch.export cannot capture the network: {reason}"
+    # `if x.sum() > 0:` has no graph.
+    advice = "; choose by value with torch.where, or torch.cond" if _BY_VALUE in text else ""
+    return f"torch.export cannot capture the network: {reason}{advice}"
 
 
 def _line(text: str) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
-from deploykit.core.errors import BadInputError
+from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.types import Step
-from deploykit.export.capture import capture
+from deploykit.export.capture import capture, example_sizes
 from deploykit.export.translate import clean, translate
 from deploykit.export.write import write_artifact
-from deploykit.load.calls import named_outputs
+from deploykit.load.calls import named_outputs, run_module
+from deploykit.load.inputs import input_text
+from deploykit.load.synthetic import synthetic_feeds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,15 +64,36 @@ def export_model(model: Model, folder: Path, options: ExportOptions) -> Exported
         input_digests=dict(model.history[-1].input_digests) if model.history else {},
         versions=versions(),
     )
-    artifact = write_artifact(
-        found.model,
-        folder,
-        inputs=model.inputs,
-        io=model.io,
-        history=(*model.history, step),
-        external_data=options.external_data,
-    )
+    try:
+        artifact = write_artifact(
+            found.model,
+            folder,
+            inputs=model.inputs,
+            io=model.io,
+            history=(*model.history, step),
+            external_data=options.external_data,
+        )
+    except CheckFailedError:
+        _check_runs(model)
+        raise
     return Exported(artifact, found.exported_program)
+
+
+def _check_runs(model: Model) -> None:
+    """Capture does not compute, so that a wrong type of input may come to light in the file only.
+
+    Raises:
+        BadInputError: PyTorch itself cannot run the network on inputs like the declared ones.
+    """
+    feeds = synthetic_feeds(model.inputs, example_sizes(model.inputs), seed=0)
+    try:
+        run_module(model.module, model.inputs, feeds)
+    except Exception as error:
+        declared = ", ".join(input_text(spec) for spec in model.inputs)
+        raise BadInputError(
+            f"the network does not run on {declared}: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}; declare what it takes with --input"
+        ) from error
 
 
 def versions() -> dict[str, str]:
@@ -113,4 +136,11 @@ def _output_names(program: ExportedProgram, model: Model) -> list[str]:
     ]
     structure = program.call_spec.out_spec
     assert structure is not None, "torch.export records what the network returned"
-    return list(named_outputs(_pytree.tree_unflatten(leaves, structure)))
+    outputs = named_outputs(_pytree.tree_unflatten(leaves, structure))
+    for name, value in outputs.items():
+        if value.is_complex():
+            raise BadInputError(
+                f"output {name!r} is complex, which no ONNX runtime gives back: return "
+                "torch.view_as_real(...) of it"
+            )
+    return list(outputs)

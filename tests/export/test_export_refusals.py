@@ -47,6 +47,11 @@ class ToNumpy(nn.Module):
         return torch.from_numpy(x.numpy() * 2)
 
 
+class Spectrum(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fft(x)  # type: ignore[no-any-return]
+
+
 def refused(export: Export, module: nn.Module, *inputs: str) -> str:
     with pytest.raises(BadInputError) as caught:
         export(module, *inputs)
@@ -62,8 +67,29 @@ def test_a_branch_on_data_names_the_line(export: Export, capfd: pytest.CaptureFi
         "torch.export cannot capture the network: GuardOnDataDependentSymNode: Could not guard on "
         "data-dependent expression"
     )
-    assert words.endswith(f"(test_export_refusals.py, line {line})")
+    assert words.endswith(
+        f"(test_export_refusals.py, line {line}); choose by value with torch.where, or torch.cond"
+    )
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_of_another_type_than_its_input_is_told_in_pytorchs_words(
+    export: Export,
+) -> None:
+    words = refused(export, nn.Linear(4, 3).half(), "x=N[1..8]x4")
+
+    assert words.startswith(
+        "the network does not run on x=N[1..8]x4:float32: RuntimeError: mat1 and mat2 must have "
+        "the same dtype"
+    )
+    assert words.endswith("; declare what it takes with --input")
+
+
+def test_a_complex_output_says_what_to_return(export: Export) -> None:
+    assert refused(export, Spectrum(), "x=N[1..8]x8") == (
+        "output 'output' is complex, which no ONNX runtime gives back: return "
+        "torch.view_as_real(...) of it"
+    )
 
 
 def test_a_batch_that_the_code_made_constant_says_what_to_declare(export: Export) -> None:
