@@ -9,7 +9,7 @@ from deploykit.core.errors import CheckFailedError
 from deploykit.core.measurement import Target
 from deploykit.core.report import Report
 from deploykit.export.adopt import adopt
-from deploykit.flow.verify import difference_text, parity
+from deploykit.flow.verify import difference_text, parity, unsteady_text
 from deploykit.runtimes import runtime_named
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def adopt_verified(
         session.close()
     if result.failure is not None:
         raise CheckFailedError(
-            f"{difference_text(result.failure.check)}, from the unoptimised graph; "
-            "nothing was written"
+            f"{difference_text(result.failure.check)}, from the unoptimised graph"
+            f"{unsteady_text(result.failure)}; nothing was written"
         )
     return artifact, Report(artifact.digest, result.checks)

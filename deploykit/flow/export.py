@@ -32,6 +32,7 @@ from deploykit.flow.verify import (
     parity_sizes,
     real_feeds,
     runtimes_at_hand,
+    unsteady_text,
 )
 from deploykit.load.artifacts import is_onnx, load_artifact
 from deploykit.load.imports import import_place
@@ -272,4 +273,5 @@ class _Work:
             failure.feeds,
             self.request.limit,
         )
-        return f"{difference_text(failure.check)}; {where}; nothing was written"
+        why = unsteady_text(failure)
+        return f"{difference_text(failure.check)}; {where}{why}; nothing was written"

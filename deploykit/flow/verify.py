@@ -40,11 +40,13 @@ class Failure:
         check: the verdict.
         runtime: where it failed.
         feeds: on which inputs.
+        unsteady: the reference, asked again, differs from itself as well.
     """
 
     check: Check
     runtime: Runtime
     feeds: Mapping[str, Array]
+    unsteady: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ def parity(
             check = compare(name, wanted, run_once(artifact, runtime, fed), limit)
             checks.append(check)
             if check.verdict is not Verdict.PASSED:
-                return Parity(tuple(checks), Failure(check, runtime, fed))
+                again = compare(name, wanted, reference(fed), limit)
+                unsteady = again.verdict is not Verdict.PASSED
+                return Parity(tuple(checks), Failure(check, runtime, fed, unsteady))
     return Parity(tuple(checks))
 
 
@@ -187,6 +191,16 @@ def _fed_sizes(specs: Sequence[TensorSpec], fed: Mapping[str, Array]) -> dict[st
 
 def _sizes_text(sizes: Mapping[str, int]) -> str:
     return " ".join(f"{name}={size}" for name, size in sizes.items()) or "as it is"
+
+
+def unsteady_text(failure: Failure) -> str:
+    """The end of an error about a network that no artifact can equal; "" for any other."""
+    if not failure.unsteady:
+        return ""
+    return (
+        "; the network itself answers the same input differently each time: take out what draws "
+        "random numbers or changes its state"
+    )
 
 
 def difference_text(check: Check) -> str:
