@@ -160,7 +160,7 @@ def cases_of(subjects: Sequence[Subject], wanted: Wanted, data: Data | None) -> 
     for name in wanted.shapes or {}:
         if name not in known:
             raise BadInputError(
-                f"--shape {name}: no input has a dynamic dimension of that name"
+                f"--size {name}: no input has a dynamic dimension of that name"
                 f"{nearest(name, known)}"
             )
     used = {case.target.runtime for case in cases}
@@ -198,7 +198,7 @@ def _check_known(subject: Subject, sizes: Mapping[str, int], chosen: Mapping[str
             spec = next(s for s in subject.inputs if dim in s.shape)
             raise BadInputError(
                 f"{subject.name}: input {spec.name!r} is {shape_text(spec)}, and nobody says how "
-                f"large {name} is: give --shape {name}=SIZE"
+                f"large {name} is: give --size {name}=SIZE"
             )
 
 

@@ -216,9 +216,9 @@ def _macs_text(found: Inspection) -> str:
 
 
 def _hint(found: Inspection) -> str:
-    """How to try other sizes, where the network takes several."""
+    """The sizes that were taken, as one types others; "" where the network has one size only."""
     chosen = " ".join(f"--size {name}={size}" for name, size in found.sizes.items())
-    return f"; these are the sizes, try others: {chosen}" if chosen else ""
+    return f"; tried with {chosen}" if chosen else ""
 
 
 def _print_times(

@@ -54,13 +54,13 @@ def test_a_fixed_batch_needs_none() -> None:
     [
         (IMAGE, Wanted(batches=(9,)), r"^m: size 9 of N is outside its range 1\.\.8"),
         (TensorSpec("x", "float32", (2, 3)), Wanted(batches=(1,)), r"^m: .*fixed at 2.*batch 1"),
-        (IMAGE, Wanted(shapes={"M": 3}), "--shape M: no input has .* known: N"),
+        (IMAGE, Wanted(shapes={"M": 3}), "--size M: no input has .* known: N"),
         (IMAGE, Wanted(runtimes=("torch-eager",)), "torch-eager runs PyTorch sources, and none"),
         (IMAGE, Wanted(runtimes=("ort-cpuu",)), "no runtime 'ort-cpuu'"),
         (
             TensorSpec("ids", "int64", (Dim("N"), Dim("length"))),
             Wanted(),
-            r"input 'ids' is .*, and nobody says how large length is: give --shape length=SIZE",
+            r"input 'ids' is .*, and nobody says how large length is: give --size length=SIZE",
         ),
     ],
 )

@@ -172,7 +172,7 @@ def test_where_every_row_failed_there_is_no_table(
         (["MODEL", "--runtime", "ort-cup"], "no runtime 'ort-cup'; did you mean 'ort-cpu'?"),
         (["MODEL", "--input", "x=1x64"], "--input is for PyTorch sources, and none is given"),
         (["MODEL", "--trust"], "--trust is for PyTorch sources, and none is given"),
-        (["MODEL", "--shape", "M=3"], "--shape M: no input has a dynamic dimension of that name"),
+        (["MODEL", "--shape", "M=3"], "--size M: no input has a dynamic dimension of that name"),
         (["MODEL", "--option", "spin"], "--option 'spin' is not KEY=VALUE"),
         (["MODEL", "-o", "no/such/r.json"], "the folder no/such does not exist"),
         (["gone.onnx"], "gone.onnx does not exist"),
