@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx.reference import ReferenceEvaluator
 
-_MOST_ELEMENTS = 1024  # sizes are few; anything larger is data
+MOST_ELEMENTS = 1024  # sizes are few; anything larger is data
 _MOST_ROUNDS = 16
 _ARITHMETIC = frozenset({
     "Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
@@ -116,7 +116,7 @@ def _fold(model: onnx.ModelProto, folded: set[str]) -> dict[str, NDArray[np.gene
         if folded.issuperset(name for name in node.output if name):
             continue
         for name, value in _value(node, model, known, shapes).items():
-            if value.size <= _MOST_ELEMENTS:
+            if value.size <= MOST_ELEMENTS:
                 known[name] = found[name] = value
     return found
 
@@ -170,7 +170,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
     return {
         name: numpy_helper.to_array(tensor)
         for name, tensor in tensors.items()
-        if prod(tensor.dims) <= _MOST_ELEMENTS and tensor.data_location != tensor.EXTERNAL
+        if prod(tensor.dims) <= MOST_ELEMENTS and tensor.data_location != tensor.EXTERNAL
     }
 
 

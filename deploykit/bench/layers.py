@@ -16,10 +16,11 @@ table that PyTorch calls a buffer is counted: ONNX does not know the difference.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.bench.constants import Tensor, learnt, of_constant, of_initializer, of_value
-from deploykit.bench.folding import infer_folded
+from deploykit.bench.folding import MOST_ELEMENTS, infer_folded
 from deploykit.bench.macs import STANDARD_DOMAINS, Attributes, Shape, macs_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import onnx
 
     from deploykit.core.types import OnnxArtifact
+
+_SIZE_TYPES = (6, 7)  # INT32 and INT64 in onnx.TensorProto.DataType
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ def layers_of(
     from deploykit.load.synthetic import choose_sizes
 
     chosen = choose_sizes(artifact.inputs, batch, sizes)
-    fixed = _fix_sizes(_inlined(read_graph(artifact.model_path)), artifact, chosen)
+    graph = _without_weights(read_graph(artifact.model_path))
+    fixed = _fix_sizes(_inlined(graph), artifact, chosen)
     model, folded = infer_folded(fixed)
     return tuple(_layers(model.graph, _Scope(folded=folded), "", ""))
 
@@ -113,6 +117,20 @@ def totals(layers: Sequence[Layer]) -> Totals:
         least_macs=sum(known),
         untold=untold,
     )
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model less the bytes of its weights; it is changed itself.
+
+    Only their shapes and types are asked for, and each round of inference would copy them twice.
+    Whole numbers stay: they may be the sizes that inference follows.
+    """
+    constants = [a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute]
+    for tensor in (*model.graph.initializer, *constants):
+        if tensor.data_type not in _SIZE_TYPES and prod(tensor.dims) > MOST_ELEMENTS:
+            for field_name in ("raw_data", "float_data", "double_data", "int32_data"):
+                tensor.ClearField(field_name)
+    return model
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

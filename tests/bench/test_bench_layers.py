@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from deploykit.bench import layers
 from deploykit.bench.layers import Layer, layers_of, totals
 from deploykit.core.errors import BadInputError
 from deploykit.load.artifacts import load_artifact
@@ -151,6 +152,19 @@ def test_single_numbers_in_arithmetic_are_not_learnt(tmp_path: Path) -> None:
     path = _save(tmp_path, nodes, [_value("x", 1, 4)], [_value("y", 1, 4)], constants)
 
     assert [layer.parameters for layer in _layers(path)] == [0, 1]
+
+
+def test_weights_are_counted_without_their_bytes() -> None:
+    """Inference would copy them; integers stay, since sizes are computed from them."""
+    floats = numpy_helper.from_array(np.ones(2000, np.float32), "w")
+    sizes = numpy_helper.from_array(np.ones(2000, np.int64), "s")
+    node = helper.make_node("Constant", [], ["c"], value=floats)
+    graph = helper.make_graph([node], "g", [], [], [floats, sizes])
+    thin = layers._without_weights(helper.make_model(graph))
+
+    assert [len(tensor.raw_data) for tensor in thin.graph.initializer] == [0, 16_000]
+    assert list(thin.graph.node[0].attribute[0].t.dims) == [2000]
+    assert not thin.graph.node[0].attribute[0].t.raw_data
 
 
 def test_external_weights_are_counted_and_not_read(tmp_path: Path) -> None:
