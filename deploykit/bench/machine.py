@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +25,7 @@ PACKAGES = (
 _FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _NO_TURBO = Path("/sys/devices/system/cpu/intel_pstate/no_turbo")
 _BOOST = Path("/sys/devices/system/cpu/cpufreq/boost")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def machine_facts() -> Machine:
@@ -39,7 +41,7 @@ def machine_facts() -> Machine:
         turbo=_turbo(_read(_NO_TURBO), _read(_BOOST)),
         virtual=_virtual(info),
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        gpu=None,
+        gpu=gpu_names(),
         driver=_read(Path("/sys/module/nvidia/version")),
         os=f"{platform.system()} {platform.release()}",
         versions=_versions(),
@@ -79,6 +81,18 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> fl
         limits.append(_limit(f"{quota} {period}"))
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
+
+
+def gpu_names(root: Path = _NVIDIA) -> str | None:
+    """The models of NVIDIA's GPUs, each once with how many there are; `None` where there is none.
+
+    Args:
+        root: where the driver lists them, a folder each.
+    """
+    places = sorted(root.glob("*/information"))
+    names = Counter(_field(_read(place) or "", "Model") or "unknown" for place in places)
+    shown = [f"{count} x {name}" if count > 1 else name for name, count in names.items()]
+    return ", ".join(shown) or None
 
 
 def _limit(text: str | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploykit.bench.load import Account, account, between
-from deploykit.bench.machine import cpu_name, cpu_quota, instruction_sets, machine_facts
+from deploykit.bench.machine import cpu_name, cpu_quota, gpu_names, instruction_sets, machine_facts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,3 +87,13 @@ def test_other_load_is_what_is_busy_and_not_ours() -> None:
     after = Account(busy=115, stolen=6, total=1020, own=20)
 
     assert between(before, after, 10.0) == (0.5, 0.05)
+
+
+def test_gpus_are_named_by_their_driver(tmp_path: Path) -> None:
+    assert gpu_names(tmp_path) is None
+
+    for number, name in enumerate(("NVIDIA A", "NVIDIA B", "NVIDIA A")):
+        place = tmp_path / f"0000:0{number}:00.0"
+        place.mkdir()
+        (place / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 55\n")
+    assert gpu_names(tmp_path) == "2 x NVIDIA A, NVIDIA B"
