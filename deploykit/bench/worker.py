@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from array import array
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -95,15 +96,15 @@ def pin(cpus: tuple[int, ...]) -> None:
     """
     if not hasattr(os, "sched_setaffinity"):
         raise EnvironmentFailedError("this system cannot pin processes to CPUs: leave out --cpus")
-    allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
-    refused = f"cannot pin to CPUs {', '.join(map(str, cpus))}; allowed: {allowed}"
-    try:
-        os.sched_setaffinity(0, cpus)
-    except (OSError, ValueError, OverflowError) as error:
-        raise BadInputError(refused) from error
+    allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     # Linux takes those of the CPUs that exist and says nothing of the others.
-    if os.sched_getaffinity(0) != set(cpus):
-        raise BadInputError(refused)
+    with suppress(OSError, ValueError, OverflowError):
+        os.sched_setaffinity(0, cpus)
+    found = os.sched_getaffinity(0)
+    if found != set(cpus):
+        strange = sorted(set(cpus) - found) or cpus
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise BadInputError(f"cannot pin to CPU {strange[0]}{more}; allowed: --cpus {allowed}")
 
 
 def check_finite(outputs: list[Array], names: list[str]) -> None:
