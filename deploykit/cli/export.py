@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from deploykit.core.report import Check
     from deploykit.flow.export import ExportResult
 
+_EXAMPLES = """\b
+Examples:
+  deploykit export models/fashion_resnet
+  deploykit export net.py:build --weights net.safetensors --input "x=N[1..64]x3x224x224"
+"""
 
-@click.command("export")
+
+@click.command("export", epilog=_EXAMPLES)
 @click.argument("source")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Folder to make.  [default: build/NAME]"
@@ -53,18 +59,13 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Turn SOURCE into an ONNX artifact and prove that it computes the same.
+    """Turn SOURCE into an ONNX artifact and prove that it computes the same.
 
     SOURCE is path/net.py:build, package.module:callable, timm:NAME, torchvision:NAME, a folder
     with recipe.toml, an .onnx file from elsewhere, or a .pt2 file with --trust.
 
     The folder holds model.onnx, artifact.json (what it is and how it came to be) and report.json
     (the checks). Where a check fails, nothing is written and the exit status is 1.
-
-    \b
-    Examples:
-      deploykit export models/fashion_resnet
-      deploykit export net.py:build --weights net.safetensors --input "x=N[1..64]x3x224x224"
     """
     from deploykit.flow.export import ExportRequest, run_export
     from deploykit.load.inputs import parse_inputs

@@ -9,7 +9,7 @@ import click
 from deploykit.cli.output import progress, quiet_option
 
 
-@click.command("train")
+@click.command("train", epilog="Example: deploykit train models/student")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace the weights that are there.")
 @click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's own.")
@@ -18,14 +18,10 @@ from deploykit.cli.output import progress, quiet_option
 def command(
     recipe: Path, overwrite: bool, epochs: int | None, seed: int | None, quiet: bool
 ) -> None:
-    r"""Train the network of RECIPE (a folder with recipe.toml, or the file).
+    """Train the network of RECIPE (a folder with recipe.toml, or the file).
 
     The weights go where the recipe says. Training that was interrupted goes on where it stopped
     when the same command is given again.
-
-    \b
-    Example:
-      deploykit train models/student
     """
     from deploykit.flow.train import train_recipe
     from deploykit.load.recipe import load_recipe

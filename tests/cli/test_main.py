@@ -179,6 +179,7 @@ def test_every_command_is_there_under_its_name(line: front.CommandLine) -> None:
     assert command is not None
     assert command.name == line.name
     assert command.help, "its help starts with what it does"
+    assert r"\b" not in command.help, "click's mark for lines to keep as they are, misspelt"
 
 
 def test_python_m_deploykit_is_the_same() -> None:
