@@ -47,7 +47,8 @@ def fit_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
     """Copy the tensors into the network, all of them or none.
 
     The prefixes "module." of DataParallel and "_orig_mod." of torch.compile are taken off the
-    names, unless the network has them itself.
+    names, unless the network has them itself. A tensor that the network has under two names may
+    have one of them only, as `safetensors.torch.save_model` leaves it.
 
     Args:
         module: changed in place.
@@ -58,7 +59,7 @@ def fit_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: Pa
         BadInputError: names or shapes that do not fit; the message counts and names them.
     """
     own = module.state_dict()
-    weights = _unprefixed(weights, own)
+    weights = _with_ties(_unprefixed(weights, own), own)
     problems = [
         _some("missing", [key for key in own if key not in weights]),
         _some("not in the network", [key for key in weights if key not in own]),
@@ -129,6 +130,17 @@ def _unprefixed(
         if foreign and weights and all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     return weights
+
+
+def _with_ties(
+    weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    places = {
+        key: (tensor.data_ptr(), tensor.shape, tensor.stride()) for key, tensor in own.items()
+    }
+    there = {places[key]: key for key in own if key in weights and own[key].numel()}
+    tied = {key: there[place] for key, place in places.items() if place in there}
+    return {**{key: weights[other] for key, other in tied.items()}, **weights}
 
 
 def _some(what: str, keys: Sequence[str]) -> str:

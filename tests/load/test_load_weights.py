@@ -70,6 +70,22 @@ def test_prefixes_of_wrappers_are_taken_off(prefix: str) -> None:
     assert module.bias.tolist() == STATE["bias"].tolist()
 
 
+def test_one_name_of_a_shared_tensor_is_enough() -> None:
+    def tied() -> nn.ModuleDict:
+        net = nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.Linear(3, 2), "c": nn.Linear(3, 2)})
+        net["b"].weight = net["a"].weight
+        return net
+
+    net, whole = tied(), tied().state_dict()
+    del whole["a.weight"]
+    fit_weights(net, whole, Path("w.pt"))
+    assert net.state_dict()["a.weight"].tolist() == whole["b.weight"].tolist()
+
+    del whole["c.weight"]
+    with pytest.raises(BadInputError, match=r"1 missing \(c.weight\)"):
+        fit_weights(net, whole, Path("w.pt"))
+
+
 def test_a_prefix_that_the_network_has_itself_is_part_of_the_name() -> None:
     wrapper = nn.ModuleDict({"module": nn.Linear(3, 2)})
     fit_weights(wrapper, {f"module.{key}": v for key, v in STATE.items()}, Path("w.pt"))
