@@ -146,7 +146,7 @@ def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
         accuracy = accuracy_checks(artifact, splits, request.metric, progress)
         report = replace(report, checks=(*report.checks, *accuracy))
         records.save(folder / REPORT_NAME, report, records.REPORT)
-    return ExportResult(load_artifact(request.out), report)
+    return ExportResult(replace(artifact, folder=request.out), report)
 
 
 def _refuse_unused(request: ExportRequest) -> None:
@@ -194,9 +194,10 @@ class _Work:
         out, overwrite = self.request.out, self.request.overwrite
         with writing_folder(out, overwrite=overwrite) as folder:
             program = self._export(folder)
-            report = self._verify(load_artifact(folder), program)
+            artifact = load_artifact(folder)
+            report = self._verify(artifact, program)
             records.save(folder / REPORT_NAME, report, records.REPORT)
-        return ExportResult(load_artifact(out), report)
+        return ExportResult(replace(artifact, folder=out), report)
 
     def cached(self, recipe: Recipe) -> ExportResult:
         """Each stage from the recipe's cache where it is there."""
