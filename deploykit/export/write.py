@@ -1,4 +1,4 @@
-"""ONNX in memory -> artifact on disk: shape-inferred, checked, recorded."""
+"""ONNX in memory -> artifact on disk: checked and recorded."""
 
 from __future__ import annotations
 
