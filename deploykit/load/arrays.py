@@ -117,6 +117,10 @@ def read_npz(path: Path) -> dict[str, Array]:
                 return {key: stored[key] for key in stored.files}
     except FileNotFoundError as error:
         raise BadInputError(f"{path} does not exist") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInputError(f"cannot read {path} as .npz: {reason}") from error
+    except OSError as error:
+        raise BadInputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy's own words advise `allow_pickle`, which would run what is in the file.
+        raise BadInputError(
+            f"{path} is no .npz file of numbers, or cut off; save it with np.savez(path, x=...)"
+        ) from error

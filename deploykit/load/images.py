@@ -135,7 +135,9 @@ def open_images(folder: Path, options: Mapping[str, str], name: str) -> ImageFol
     for number, path in enumerate(folders):
         found = sorted(p.relative_to(folder).as_posix() for p in path.rglob("*") if _is_image(p))
         if not found:
-            raise BadInputError(f"class {path.name!r} of {folder} has no images; delete its folder")
+            raise BadInputError(
+                f"class {path.name!r} of {folder} has no images: add some, or give another folder"
+            )
         files += found
         targets += [number] * len(found)
     labels = tuple(path.name for path in folders)

@@ -68,6 +68,8 @@ def split_slice(text: str) -> tuple[str, str]:
     """
     match = _AT_END.search(text)
     if match is None:
+        if "[" in text.rpartition("/")[2]:
+            raise BadInputError(f"data {text!r} does not end its slice; write it like [:500]")
         return text, ""
     if _SLICE.fullmatch(match[1]) is None:
         example = f"[{match[1]}:{int(match[1]) + 1}]" if match[1].isdecimal() else "[:500] or [::2]"

@@ -163,7 +163,7 @@ def test_folders_that_make_no_sense_are_refused(folder: Path) -> None:
     with pytest.raises(BadInputError, match="empty has no images"):
         open_data("empty", folder)
     (folder / "images" / "dog").mkdir()
-    with pytest.raises(BadInputError, match=r"class 'dog' of .* has no images"):
+    with pytest.raises(BadInputError, match=r"class 'dog' of .* has no images: add some"):
         open_data("images", folder)
     _image(folder / "images" / "stray.png")
     with pytest.raises(BadInputError, match=r"has images beside its sub-folders \(stray\.png\)"):
@@ -196,10 +196,10 @@ def test_npz_files_that_cannot_be_used(tmp_path: Path) -> None:
     refused("has no samples", x=np.zeros((0, 2)))
     refused("'x' is a single number", x=np.zeros(()))
     refused("'x' is of type <U1; store numbers", x=np.array(["a"]))
-    refused("cannot read .*d.npz as .npz: Object arrays cannot be loaded", x=np.array([None, 1]))
+    refused("d.npz is no .npz file of numbers, or cut off; save it", x=np.array([None, 1]))
 
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(BadInputError, match=r"cannot read .*d\.npz as \.npz"):
+    with pytest.raises(BadInputError, match=r"d\.npz is no \.npz file of numbers, or cut off"):
         open_data("d.npz", tmp_path)
     np.save(tmp_path / "e.npy", np.zeros(3))
     (tmp_path / "e.npy").rename(tmp_path / "e.npz")

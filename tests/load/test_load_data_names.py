@@ -66,6 +66,8 @@ def test_an_empty_slice_is_refused(folder: Path, text: str) -> None:
 
 
 def test_a_slice_that_is_none_says_what_to_write() -> None:
+    with pytest.raises(BadInputError, match=r"data 'digits\[:5' does not end its slice; write"):
+        split_slice("digits[:5")
     with pytest.raises(BadInputError, match=r"\[5\] is no slice; write it like \[5:6\]"):
         split_slice("digits[5]")
     with pytest.raises(BadInputError, match=r"\[a:b\] is no slice; write it like \[:500\]"):
