@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -209,7 +210,22 @@ def _size(size: object, ranges: Mapping[str, object], names: dict[str, str]) -> 
 
 
 def _call(build: Callable[..., object], options: Mapping[str, Option], text: str) -> object:
+    if missing := _missing(build, options):
+        raise BadInputError(
+            f"{text} cannot be called without {', '.join(missing)}: give it a default, or a value "
+            "under [source.options] in a recipe"
+        )
     return running(lambda: build(**options), text)
+
+
+def _missing(build: Callable[..., object], options: Mapping[str, Option]) -> list[str]:
+    """Parameters without a default for which there is no option."""
+    try:
+        parameters = tuple(inspect.signature(build).parameters.values())
+    except (TypeError, ValueError):  # not everything that can be called says what it takes
+        return []
+    plain = (p for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD})
+    return [p.name for p in plain if p.default is p.empty and p.name not in options]
 
 
 def _code_digest(source: Source) -> str:

@@ -44,6 +44,7 @@ def number(): return 3
 def lazy(): return nn.LazyLinear(2)
 def meta(): return nn.Linear(3, 2, device="meta")
 instance = Net(width=4)
+def wide(width): return Net(width)
 """
 
 
@@ -165,6 +166,13 @@ def test_the_code_digest_is_of_this_source_and_not_of_its_place(tmp_path: Path) 
         ("fails", "net.py:fails failed with ValueError: the weights are (net.py, line 20)"),
         ("silent", "net.py:silent failed with AssertionError (net.py, line 22)"),
         ("leaves", "net.py:leaves failed with SystemExit: no licence (net.py, line 23)"),
+        (
+            "wide",
+            (
+                "net.py:wide cannot be called without width: give it a default, or a value under "
+                "[source.options] in a recipe"
+            ),
+        ),
         ("number", "net.py:number gave a int, not a torch.nn.Module"),
         ("torch", "net.py:torch gave a module, not a torch.nn.Module"),
         (
