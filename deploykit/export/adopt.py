@@ -78,8 +78,8 @@ def ranged_inputs(
     by_name = {spec.name: spec for spec in declared}
     if set(by_name) != {spec.name for spec in found}:
         raise BadInputError(
-            f"the graph's inputs are {', '.join(spec.name for spec in found)}, "
-            f"not {', '.join(by_name)}"
+            f"the graph's inputs are {', '.join(spec.name for spec in found)}: declare each of "
+            f"them, not {', '.join(by_name)}"
         )
     return tuple(_ranged(spec, by_name[spec.name]) for spec in found)
 

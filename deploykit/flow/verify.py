@@ -12,6 +12,7 @@ from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Check, Verdict
 from deploykit.core.types import Dim
 from deploykit.load.data import feeds as feeds_of
+from deploykit.load.inputs import input_text
 from deploykit.load.one_call import OneCall
 from deploykit.load.synthetic import dims_of, synthetic_feeds
 from deploykit.runtimes import RUNTIMES
@@ -89,7 +90,10 @@ def parity(
         fed = real_feeds(artifact.inputs, sizes, data)
         sized = _sizes_text(_fed_sizes(artifact.inputs, fed))  # data may have its own
         progress(f"parity, {sized}", number / len(cases))
-        wanted = reference(fed)
+        try:
+            wanted = reference(fed)
+        except BadInputError as error:
+            raise BadInputError(f"{error}{_guess_text(artifact.inputs, data, sized)}") from error
         for runtime in runtimes:
             name = f"parity {runtime.name} {sized}"
             check = compare(name, wanted, run_once(artifact, runtime, fed), limit)
@@ -187,6 +191,17 @@ def _fed_sizes(specs: Sequence[TensorSpec], fed: Mapping[str, Array]) -> dict[st
         for want, size in zip(spec.shape, fed[spec.name].shape, strict=True)
         if isinstance(want, Dim)
     }
+
+
+def _guess_text(specs: Sequence[TensorSpec], data: Data | None, sized: str) -> str:
+    """What to do where a model refused sizes that nobody had declared; "" elsewhere."""
+    if data is not None or all(dim.high is not None for dim in dims_of(specs).values()):
+        return ""
+    options = " ".join(f'--input "{input_text(spec)}"' for spec in specs)
+    return (
+        f"; {sized} was a guess: give real inputs with --val, or the ranges that it takes in "
+        f"{options}"
+    )
 
 
 def _sizes_text(sizes: Mapping[str, int]) -> str:

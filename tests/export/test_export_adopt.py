@@ -112,8 +112,8 @@ def test_the_history_of_one_of_our_own_goes_on(tmp_path: Path, out: Path) -> Non
 @pytest.mark.parametrize(
     ("declared", "words"),
     [
-        (["y=N[1..16]x4"], "the graph's inputs are x, not y"),
-        (["x=N[1..16]x4", "w=4x300"], "the graph's inputs are x, not x, w"),
+        (["y=N[1..16]x4"], "the graph's inputs are x: declare each of them, not y"),
+        (["x=N[1..16]x4", "w=4x300"], "the graph's inputs are x: declare each of them, not x, w"),
         (
             ["x=N[1..16]x5"],
             "input 'x' of the graph is batch[1..]x4:float32, not N[1..16]x5:float32",

@@ -145,6 +145,20 @@ def test_a_provider_that_is_listed_and_does_not_come_up_is_left_out(
     assert {check.name.split()[1] for check in found.checks} == {"ort-cpu"}
 
 
+def test_sizes_that_were_a_guess_are_told_where_the_model_refuses_them(
+    double: OnnxArtifact,
+) -> None:
+    def refuses(fed: Mapping[str, Array]) -> dict[str, Array]:
+        raise BadInputError("m.onnx takes no such size")
+
+    with pytest.raises(BadInputError) as caught:
+        parity(double, refuses, None)
+    assert str(caught.value) == (
+        "m.onnx takes no such size; N=1 L=32 was a guess: give real inputs with --val, or the "
+        'ranges that it takes in --input "x=N[1..]xL[1..]:float32"'
+    )
+
+
 def test_a_network_that_gives_nan_is_refused(double: OnnxArtifact) -> None:
     with pytest.raises(BadInputError, match="the network itself gives NaN in output 'y'"):
         parity(double, lambda fed: {"y": times(fed["x"], np.nan)}, None)
