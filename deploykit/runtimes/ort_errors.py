@@ -49,7 +49,10 @@ _KNOWN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (
             r"Could not find an implementation for (\w+)\((\d+)\)",
-            r"uses \1 (since opset \2) with types for which this onnxruntime has no kernel",
+            (
+                r"uses \1 (since opset \2) with types for which this onnxruntime has no kernel: "
+                "raise its opset (onnx.version_converter), or take other types"
+            ),
         ),
         (
             r"External data path does not exist: \"?([^\"\n]+)",
