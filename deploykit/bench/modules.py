@@ -48,7 +48,7 @@ def modules_of(model: Model, feeds: Mapping[str, Array]) -> tuple[Layer, ...]:
         import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from deploykit.load.calls import arguments
+    from deploykit.load.calls import arguments, refuse_call
 
     call = arguments(model.module, model.inputs, feeds)
     shapes: dict[nn.Module, tuple[tuple[Shape, ...], tuple[Shape, ...], int]] = {}
@@ -67,7 +67,10 @@ def modules_of(model: Model, feeds: Mapping[str, Array]) -> tuple[Layer, ...]:
     hooks = [module.register_forward_hook(note) for module in model.module.modules()]
     try:
         with torch.no_grad(), _countable(), FlopCounterMode(display=False) as counter:
-            model.module(*call.args, **call.kwargs)
+            try:
+                model.module(*call.args, **call.kwargs)
+            except Exception as error:  # noqa: BLE001  (users' code raises what it likes)
+                refuse_call(error, model.inputs)
     finally:
         for hook in hooks:
             hook.remove()

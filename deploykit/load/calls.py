@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from deploykit.core.errors import BadInputError, nearest
+from deploykit.core.errors import BadInputError, DeploykitError, nearest
+from deploykit.load.inputs import input_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deploykit.load.data import Array
 
 _SINGLE_OUTPUT = "output"
+_LONGEST = 300  # characters of a network's own error
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +138,37 @@ def run_module(
 
     Returns:
         Arrays by output name, in order.
+
+    Raises:
+        BadInputError: the network raises an error, or gives what is no tensor.
     """
     import torch
 
     # Copies: a network that changes its input in place must not change the next one's.
     call = arguments(module, specs, {name: array.copy() for name, array in feeds.items()})
-    with torch.inference_mode():
-        outputs = named_outputs(module(*call.args, **call.kwargs))
+    try:
+        with torch.inference_mode():
+            outputs = named_outputs(module(*call.args, **call.kwargs))
+    except Exception as error:  # noqa: BLE001  (users' code raises what it likes)
+        refuse_call(error, specs)
     return {name: to_array(tensor) for name, tensor in outputs.items()}
+
+
+def refuse_call(error: Exception, specs: Sequence[TensorSpec]) -> NoReturn:
+    """Raise what stands for an error from inside a network that was called with such inputs.
+
+    Raises:
+        BadInputError: the network's own words, in one line.
+        Exception: `error` itself where it is ours, or says that memory ran out.
+    """
+    said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    if isinstance(error, DeploykitError | MemoryError) or "memory" in said:
+        raise error
+    declared = ", ".join(input_text(spec) for spec in specs)
+    raise BadInputError(
+        f"the network does not run on {declared}: {said[:_LONGEST]}; declare what it takes with "
+        "--input"
+    ) from error
 
 
 def to_array(tensor: torch.Tensor) -> Array:

@@ -99,16 +99,19 @@ class EagerSession:
         """
         import torch
 
-        from deploykit.load.calls import arguments, named_outputs, to_array
+        from deploykit.load.calls import arguments, named_outputs, refuse_call, to_array
 
-        module = self._module
+        module, inputs = self._module, self.inputs
         assert module is not None, "the session is closed"
         call = arguments(module, self.inputs, check_feeds(self.inputs, feeds))
         device = torch.device(self._device)
 
         def on_host() -> list[Array]:
             with torch.inference_mode():
-                result = module(*call.args, **call.kwargs)
+                try:
+                    result = module(*call.args, **call.kwargs)
+                except Exception as error:  # noqa: BLE001  (users' code raises what it likes)
+                    refuse_call(error, inputs)
                 # The common case costs no more than itself.
                 if isinstance(result, torch.Tensor) and result.dtype != torch.bfloat16:
                     return [result.numpy()]

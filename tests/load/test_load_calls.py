@@ -156,3 +156,26 @@ def test_two_outputs_of_one_name_are_refused() -> None:
 def test_bfloat16_becomes_float32_on_the_host() -> None:
     assert to_array(torch.ones(2, dtype=torch.bfloat16)).dtype == np.float32
     assert to_array(torch.ones(2, requires_grad=True)).tolist() == [1.0, 1.0]
+
+
+class Refuses(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+def test_a_network_that_fails_is_quoted_in_one_line() -> None:
+    specs = parse_inputs(["x=N[1..8]x4"])
+    fed = {"x": np.zeros((1, 4), np.float32)}
+
+    with pytest.raises(BadInputError) as caught:
+        run_module(Refuses(ValueError("three channels\nonly")), specs, fed)
+    assert str(caught.value) == (
+        "the network does not run on x=N[1..8]x4:float32: ValueError: three channels only; "
+        "declare what it takes with --input"
+    )
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run_module(Refuses(RuntimeError("can't allocate memory")), specs, fed)
