@@ -175,9 +175,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(permitted(0o666))
         Path(temporary).replace(target)
         temporary = None
     except OSError as error:
@@ -185,6 +183,17 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def permitted(mode: int) -> int:
+    """The permissions that this process gives a new file or folder.
+
+    Args:
+        mode: 0o666 for a file, 0o777 for a folder; the umask is taken from it.
+    """
+    umask = os.umask(0)  # there is no way to read it but to set it
+    os.umask(umask)
+    return mode & ~umask
 
 
 def sha256_of(path: Path) -> str:

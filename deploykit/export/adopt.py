@@ -5,13 +5,14 @@ Old opsets, old IR versions and fixed batches stay what they are: who made the f
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from deploykit.core.errors import BadInputError, CheckFailedError, EnvironmentFailedError
+from deploykit.core.errors import BadInputError, EnvironmentFailedError
 from deploykit.core.types import Dim, OnnxArtifact, Step
-from deploykit.export.write import DATA_NAME, EMBED_LIMIT_BYTES, check_file, record_artifact
-from deploykit.load.artifacts import MODEL_NAME
+from deploykit.export.write import check_file, record_artifact
+from deploykit.load.artifacts import MODEL_NAME, RECORD_NAME, read_graph
 from deploykit.load.data import shape_text
 
 if TYPE_CHECKING:
@@ -34,24 +35,27 @@ def adopt(
         version: of deploykit.
 
     Raises:
-        BadInputError: a declared input is not the graph's.
-        CheckFailedError: onnx's checker refuses the file, or its weights cannot be read.
+        BadInputError: a declared input is not the graph's, or a data file has a name of ours.
+        CheckFailedError: onnx's checker refuses the file.
         EnvironmentFailedError: the copy cannot be written.
     """
     import onnx
 
     inputs = ranged_inputs(original.inputs, declared)
-    try:
-        model = onnx.load(original.model_path)
-    except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        line = str(error).strip().split("\n")[0]
-        raise CheckFailedError(f"{original.model_path}: weights cannot be read: {line}") from error
-    external = original.size_bytes > EMBED_LIMIT_BYTES or len(original.files) > 1
-    if not external:
-        model = _inferred(model)
+    for file in original.files[1:]:
+        if file.path in {MODEL_NAME, RECORD_NAME}:
+            raise BadInputError(
+                f"{original.model_path} keeps its weights in a file called {file.path}, which an "
+                "artifact has for itself: rename it"
+            )
+    # The bytes of external data are copied as they are: they may be larger than the memory.
+    model = _inferred(read_graph(original.model_path))
     path = folder / MODEL_NAME
     try:
-        onnx.save(model, path, save_as_external_data=external, location=DATA_NAME)
+        onnx.save(model, path)
+        for file in original.files[1:]:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original.folder / file.path, folder / file.path)
     except OSError as error:
         raise EnvironmentFailedError(f"cannot write {path}: {error.strerror or error}") from error
     check_file(path)
@@ -108,5 +112,5 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError:
+    except (onnx.shape_inference.InferenceError, ValueError):  # the latter beyond 2 GB
         return model

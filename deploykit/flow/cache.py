@@ -75,6 +75,10 @@ class Cache:
                 shutil.rmtree(temporary, ignore_errors=True)
         return read(place), False
 
+    def drop(self, key: str) -> None:
+        """Forget a stage."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+
 
 def key_of(*parts: object) -> str:
     """The key of a stage, from everything that its result depends on.

@@ -15,7 +15,7 @@ from deploykit import __version__
 from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.progress import Progress, silent
-from deploykit.core.report import Report
+from deploykit.core.report import Report, Verdict
 from deploykit.core.types import Io, OnnxArtifact, Option
 from deploykit.export.options import ExportOptions
 from deploykit.flow.accuracy import accuracy_checks
@@ -202,12 +202,16 @@ class _Work:
     def cached(self, recipe: Recipe) -> ExportResult:
         """Each stage from the recipe's cache where it is there."""
         cache = Cache(recipe.folder / FOLDER_NAME / _CACHE_NAME)
-        artifact, had_export = cache.get_or_make(
-            self._export_key(), self._fill_export, load_artifact
-        )
+        key = self._export_key()
+        artifact, had_export = cache.get_or_make(key, self._fill_export, load_artifact)
 
         def fill_verify(folder: Path) -> None:
-            records.save(folder / REPORT_NAME, self._verify(artifact, None), records.REPORT)
+            try:
+                report = self._verify(artifact, None)
+            except CheckFailedError:
+                cache.drop(key)  # what does not pass is kept nowhere
+                raise
+            records.save(folder / REPORT_NAME, report, records.REPORT)
 
         report, had_verify = cache.get_or_make(
             self._verify_key(artifact), fill_verify, _read_report
@@ -258,7 +262,16 @@ class _Work:
         )
         if result.failure is not None:
             raise CheckFailedError(self._failure_text(result.failure, artifact, program))
-        accuracy = accuracy_checks(artifact, self.splits, self.request.metric, self.progress)
+        accuracy = accuracy_checks(
+            artifact,
+            self.splits,
+            self.request.metric,
+            self.progress,
+            lambda fed: list(reference(fed).values()),
+        )
+        for check in accuracy:
+            if check.verdict is not Verdict.PASSED:
+                raise CheckFailedError(f"{difference_text(check)}; nothing was written")
         return Report(artifact.digest, (*result.checks, *accuracy))
 
     def _failure_text(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
+from deploykit.core.records import permitted
 from deploykit.export.write import DATA_NAME
 from deploykit.flow.temporary import make_temporary
 from deploykit.load.artifacts import MODEL_NAME, RECORD_NAME
@@ -76,7 +77,7 @@ def writing_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = make_temporary(out.parent, f".{out.name}.new")
-        temporary.chmod(0o755)
+        temporary.chmod(permitted(0o777))
         yield temporary
         _swap(temporary, out)
     except OSError as error:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from deploykit.load.recipe import Recipe
 
 
+VAL = "val"
+
+
 @dataclass(frozen=True, slots=True)
 class Splits:
     """The data that was asked for, opened.
@@ -32,7 +35,7 @@ class Splits:
     @property
     def named(self) -> dict[str, Data]:
         """Those that there are."""
-        both = {"val": self.val, "eval": self.eval}
+        both = {VAL: self.val, "eval": self.eval}
         return {name: data for name, data in both.items() if data is not None}
 
     @property

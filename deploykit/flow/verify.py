@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,11 @@ from deploykit.runtimes import RUNTIMES
 from deploykit.runtimes.ort import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from deploykit.core.types import OnnxArtifact, TensorSpec
     from deploykit.load.data import Array, Data
-    from deploykit.runtimes.base import Runtime
+    from deploykit.runtimes.base import Runtime, Session
 
 _ODD = 3
 # Where nobody said how large a dimension may be (a foreign file): batches are small, and lengths
@@ -84,58 +85,61 @@ def parity(
         BadInputError: the data does not fit, or the reference itself gives NaN.
     """
     checks: list[Check] = []
-    runtimes = [r for r in runtimes_at_hand() if r is CPU or _comes_up(r, artifact)]
     cases = ({},) if isinstance(data, OneCall) else parity_sizes(artifact.inputs)
-    for number, sizes in enumerate(cases):
-        fed = real_feeds(artifact.inputs, sizes, data)
-        sized = _sizes_text(_fed_sizes(artifact.inputs, fed))  # data may have its own
-        progress(f"parity, {sized}", number / len(cases))
-        try:
-            wanted = reference(fed)
-        except BadInputError as error:
-            raise BadInputError(f"{error}{_guess_text(artifact.inputs, data, sized)}") from error
-        for runtime in runtimes:
-            name = f"parity {runtime.name} {sized}"
-            check = compare(name, wanted, run_once(artifact, runtime, fed), limit)
-            checks.append(check)
-            if check.verdict is not Verdict.PASSED:
-                again = compare(name, wanted, reference(fed), limit)
-                unsteady = again.verdict is not Verdict.PASSED
-                return Parity(tuple(checks), Failure(check, runtime, fed, unsteady))
+    with ExitStack() as stack:
+        sessions = dict(_sessions(artifact, stack))
+        for number, sizes in enumerate(cases):
+            fed = real_feeds(artifact.inputs, sizes, data)
+            sized = _sizes_text(_fed_sizes(artifact.inputs, fed))  # data may have its own
+            progress(f"parity, {sized}", number / len(cases))
+            try:
+                wanted = reference(fed)
+            except BadInputError as error:
+                guess = _guess_text(artifact.inputs, data, sized)
+                raise BadInputError(f"{error}{guess}") from error
+            for runtime, session in sessions.items():
+                name = f"parity {runtime.name} {sized}"
+                check = compare(name, wanted, outputs_of(session, fed), limit)
+                checks.append(check)
+                if check.verdict is not Verdict.PASSED:
+                    again = compare(name, wanted, reference(fed), limit)
+                    unsteady = again.verdict is not Verdict.PASSED
+                    return Parity(tuple(checks), Failure(check, runtime, fed, unsteady))
     return Parity(tuple(checks))
 
 
-def _comes_up(runtime: Runtime, artifact: OnnxArtifact) -> bool:
-    """Whether a runtime really runs this artifact.
+def _sessions(artifact: OnnxArtifact, stack: ExitStack) -> Iterator[tuple[Runtime, Session]]:
+    """The artifact opened in every runtime that really runs it, closed with the stack.
 
     A build of ONNX Runtime lists the providers that it was made with: onnxruntime-gpu has
     TensorRT where neither its libraries nor a GPU are. One that would fall back to the CPU
     proves nothing, and is no reason to refuse the artifact either; `deploykit doctor` says why.
     """
-    try:
-        runtime.open(artifact, Target(runtime=runtime.name)).close()
-    except EnvironmentFailedError:
-        return False
-    return True
+    for runtime in runtimes_at_hand():
+        try:
+            session = runtime.open(artifact, Target(runtime=runtime.name))
+        except EnvironmentFailedError:
+            if runtime is CPU:
+                raise
+            continue
+        stack.callback(session.close)
+        yield runtime, session
 
 
-def run_once(
-    artifact: OnnxArtifact, runtime: Runtime, fed: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Open the artifact, run it once, close it; outputs by name."""
-    session = runtime.open(artifact, Target(runtime=runtime.name))
-    try:
-        outputs = session.bind(fed)()
-        names = [spec.name for spec in session.outputs]
-        for name, output in zip(names, outputs, strict=True):
-            if not hasattr(output, "dtype"):
-                raise BadInputError(
-                    f"output {name!r} is a {type(output).__name__}, no tensor, and cannot be "
-                    "compared: end the graph before it"
-                )
-    finally:
-        session.close()
-    return dict(zip(names, outputs, strict=True))
+def outputs_of(session: Session, fed: Mapping[str, Array]) -> dict[str, Array]:
+    """One run; outputs by name.
+
+    Raises:
+        BadInputError: it cannot be run on these inputs, or an output is no tensor.
+    """
+    found = dict(zip([spec.name for spec in session.outputs], session.bind(fed)(), strict=True))
+    for name, output in found.items():
+        if not hasattr(output, "dtype"):
+            raise BadInputError(
+                f"output {name!r} is a {type(output).__name__}, no tensor, and cannot be "
+                "compared: end the graph before it"
+            )
+    return found
 
 
 def parity_sizes(specs: Sequence[TensorSpec]) -> tuple[dict[str, int], ...]:

@@ -78,7 +78,8 @@ def running(work: Callable[[], T], text: str) -> T:
         raise
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"{text} needs {error.name}, which is not installed: pip install {error.name}"
+            f"{text} needs the module {error.name!r}, which is not installed: "
+            "pip install the package that has it"
         ) from error
     except SyntaxError as error:
         place = f"{Path(error.filename or text).name}, line {error.lineno}"

@@ -128,7 +128,11 @@ def only_line(err: str) -> str:
         (["cut.onnx"], 2, "cut.onnx is not an ONNX model, or it is cut off"),
         (["outside.onnx"], 2, "'../../etc/passwd' is outside the folder .: refused"),
         (["good.onnx", "--opset", "20"], 2, "taken as it is: leave out --opset"),
-        (["good.onnx", "--input", "z=N[1..4]x3"], 2, "the graph's inputs are x, not z"),
+        (
+            ["good.onnx", "--input", "z=N[1..4]x3"],
+            2,
+            "the graph's inputs are x: declare each",
+        ),
         (
             ["bad"],
             2,

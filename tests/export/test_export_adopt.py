@@ -95,7 +95,7 @@ def test_weights_beside_the_file_come_along(tmp_path: Path, out: Path) -> None:
     assert [file.path for file in given.files] == ["foreign.onnx", "foreign.bin"]
     artifact = adopt(given, out, (), "1")
 
-    assert [file.path for file in artifact.files] == ["model.onnx", "model.onnx.data"]
+    assert [file.path for file in artifact.files] == ["model.onnx", "foreign.bin"]
     found = onnx.load(out / "model.onnx").graph.initializer[0]
     assert numpy_helper.to_array(found).tolist() == WEIGHT.tolist()
     assert set(artifact.history[0].input_digests) == {"foreign.onnx", "foreign.bin"}

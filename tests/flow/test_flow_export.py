@@ -9,20 +9,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deploykit.core.errors import BadInputError, CheckFailedError
+from deploykit.core.progress import silent
+from deploykit.core.report import Verdict
 from deploykit.core.types import Dim
+from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.export import ExportRequest, run_export
+from deploykit.flow.splits import open_splits
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.sources import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from deploykit.load.data import Array
 
 NET = """
 import torch
@@ -219,7 +226,11 @@ def test_a_plain_source_has_no_cache(project: Path) -> None:
     assert result.reused == ()
     assert not (project / ".deploykit").exists()
     assert listing(result.artifact.folder) == ["artifact.json", "model.onnx", "report.json"]
-    assert [check.name for check in result.report.checks][-1] == "top-1 ort-cpu val: digits:val[:8]"
+    *_, accuracy, lost = result.report.checks
+    assert accuracy.name == "top-1 ort-cpu val: digits:val[:8]"
+    assert accuracy.limit is None
+    assert lost.name == "top-1 lost against PyTorch val: digits:val[:8]"
+    assert (lost.value, lost.limit, lost.unit) == (0.0, 0.1, "points")
 
 
 def test_a_network_that_is_random_fails_and_leaves_nothing(project: Path) -> None:
@@ -242,6 +253,25 @@ def test_a_recipe_that_fails_leaves_no_folder(project: Path) -> None:
         run_export(request(project))
 
     assert nothing_left(project)
+    assert listing(project / ".deploykit" / "cache") == [".gitignore"]
+
+
+def test_what_the_artifact_lost_is_judged_on_all_of_the_validation_data(project: Path) -> None:
+    """Parity looks at a few samples: an artifact that is wrong on others must not pass."""
+    artifact = run_export(plain(project)).artifact
+    splits = open_splits("digits:val[:20]", "")
+    assert splits.val is not None
+    known = splits.val.batch(range(20))
+    right = dict(zip((x.tobytes() for x in known.inputs["x"]), known.labels, strict=True))  # type: ignore[arg-type]  # it has labels
+
+    def perfect(fed: Mapping[str, Array]) -> list[Array]:
+        return [np.eye(10, dtype=np.float32)[[right[x.tobytes()] for x in fed["x"]]]]
+
+    found, lost = accuracy_checks(artifact, splits, "", silent, perfect)
+    assert found.value is not None
+    assert lost.value == pytest.approx(100 - found.value)
+    assert (lost.verdict, lost.limit) == (Verdict.FAILED, 0.1)
+    assert accuracy_checks(artifact, splits, "", silent) == (found,)
 
 
 def test_a_network_that_gives_nan_is_refused_and_leaves_nothing(project: Path) -> None:
