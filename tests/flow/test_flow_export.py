@@ -118,6 +118,7 @@ def test_a_recipe_is_run_once_and_only_what_changed_is_made_again(project: Path)
         "parity ort-cpu N=3",
         "parity ort-cpu N=4",
         "top-1 ort-cpu val: digits:val[:20]",
+        "top-1 lost against PyTorch val: digits:val[:20]",
         "top-1 ort-cpu eval: digits:test[:30]",
     ]
     assert [step.name for step in first.artifact.history] == ["load", "export"]
