@@ -64,8 +64,9 @@ if TYPE_CHECKING:
     from deploykit.load.artifacts import load_artifact
     from deploykit.load.datasets import open_data
     from deploykit.load.inputs import parse_inputs
+    from deploykit.load.modules import load_source
     from deploykit.load.recipe import Recipe, load_recipe
-    from deploykit.load.sources import Source, load_source
+    from deploykit.load.sources import Source
     from deploykit.train.options import TrainOptions
 
 __all__ = [
@@ -141,7 +142,7 @@ _HOMES = {
     "Wanted": "bench.cases",
     "load_artifact": "load.artifacts",
     "load_recipe": "load.recipe",
-    "load_source": "load.sources",
+    "load_source": "load.modules",
     "measure": "flow.measure",
     "open_data": "load.datasets",
     "parse_inputs": "load.inputs",

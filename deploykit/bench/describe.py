@@ -18,7 +18,7 @@ def describe_source(source: Source) -> tuple[Described, Callable[[str], int | No
     Raises:
         DeploykitError: the source cannot be loaded; see `deploykit.load.sources.load_source`.
     """
-    from deploykit.load.sources import load_source
+    from deploykit.load.modules import load_source
 
     model = load_source(source)
     described = Described(

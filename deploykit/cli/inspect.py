@@ -123,7 +123,7 @@ def _onnx(target: str, runtime: str, how: How, tell: Progress) -> Inspection:
 
 def _pytorch(source: Source, how: How, tell: Progress) -> Inspection:
     from deploykit.bench.inspection import inspect_model
-    from deploykit.load.sources import load_source
+    from deploykit.load.modules import load_source
 
     tell(f"{source.text}: loading", None)
     return inspect_model(source.text, load_source(source), how, tell)

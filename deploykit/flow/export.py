@@ -36,8 +36,9 @@ from deploykit.flow.verify import (
 )
 from deploykit.load.artifacts import is_onnx, load_artifact
 from deploykit.load.imports import import_place
+from deploykit.load.modules import load_source
 from deploykit.load.recipe import Recipe, is_recipe, load_recipe
-from deploykit.load.sources import Source, check_form, load_source, resolve
+from deploykit.load.sources import Source, check_form, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,8 @@ from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.load.inputs import parse_inputs
-from deploykit.load.sources import Source, load_source
+from deploykit.load.modules import load_source
+from deploykit.load.sources import Source
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:

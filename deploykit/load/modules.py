@@ -22,7 +22,7 @@ from deploykit.load.imports import (
     running,
 )
 from deploykit.load.inputs import input_text
-from deploykit.load.sources import ZOOS
+from deploykit.load.sources import ZOOS, resolve
 from deploykit.load.weights import fit_weights, read_weights
 
 if TYPE_CHECKING:
@@ -40,8 +40,18 @@ _TORCHVISION_SIZE = (3, 224, 224)
 _VERSIONED = ("torch", *ZOOS)
 
 
-def load_module(source: Source) -> Model:
-    """Build the network of a resolved source; see `deploykit.load.sources.load_source`."""
+def load_source(source: Source) -> Model:
+    """The network in memory, in evaluation mode, with its weights.
+
+    Raises:
+        BadInputError: the source is of no known form, cannot be imported (its own message is
+            given), is no network, its weights do not fit, or its inputs are not declared.
+        MissingExtraError: torch, timm or torchvision is not installed.
+    """
+    source = resolve(source)
+    if source.weights is not None and not source.weights.is_file():
+        hint = f"; train them: deploykit train {source.base}" if source.base != Path() else ""
+        raise BadInputError(f"weights {source.weights} do not exist{hint}")
     with extra("compress"):
         import torch
 

@@ -17,15 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping  # noqa: TC003  (msgspec reads the annotations)
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Io, Option, TensorSpec
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.recipe import is_recipe, load_recipe
-
-if TYPE_CHECKING:
-    from deploykit.core.types import Model
 
 ZOOS = ("timm", "torchvision")
 """Packages whose networks are named without a module."""
@@ -77,23 +73,6 @@ def resolve(source: Source) -> Source:
         base=recipe.folder,
         io=Io(task=recipe.task or None),
     )
-
-
-def load_source(source: Source) -> Model:
-    """The network in memory, in evaluation mode, with its weights.
-
-    Raises:
-        BadInputError: the source is of no known form, cannot be imported (its own message is
-            given), is no network, its weights do not fit, or its inputs are not declared.
-        MissingExtraError: torch, timm or torchvision is not installed.
-    """
-    source = resolve(source)
-    if source.weights is not None and not source.weights.is_file():
-        hint = f"; train them: deploykit train {source.base}" if source.base != Path() else ""
-        raise BadInputError(f"weights {source.weights} do not exist{hint}")
-    from deploykit.load.modules import load_module  # brings torch
-
-    return load_module(source)
 
 
 def check_form(text: str) -> None:

@@ -54,7 +54,7 @@ class TorchEager:
                 "give the network that it came from"
             )
         self.warm_imports()
-        from deploykit.load.sources import load_source
+        from deploykit.load.modules import load_source
 
         return self.from_model(load_source(artifact), target)
 

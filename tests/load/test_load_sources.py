@@ -13,7 +13,8 @@ from torch import nn
 from deploykit.core.errors import BadInputError, MissingExtraError
 from deploykit.core.types import Dim
 from deploykit.load.inputs import parse_inputs
-from deploykit.load.sources import Source, check_form, load_source, resolve
+from deploykit.load.modules import load_source
+from deploykit.load.sources import Source, check_form, resolve
 
 INPUTS = parse_inputs(["x=N[1..4]x3"])
 NET = """
