@@ -18,14 +18,10 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, TypedDict
 
-from deploykit.core.errors import EnvironmentFailedError, MissingExtraError
-from deploykit.runtimes.base import check_feeds
-from deploykit.runtimes.ort_errors import plain_errors
+from deploykit.core.measurement import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    import onnxruntime
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from deploykit.core.types import OnnxArtifact
     from deploykit.load.data import Array
@@ -35,7 +31,6 @@ _WARMUP_RUNS = 3
 _FEWEST_RUNS, _MOST_RUNS = 5, 200
 _BUDGET_NS = 1_000_000_000
 _KERNEL = "_kernel_time"
-_FATAL = 4
 # The time of their bodies' nodes is reported by itself: theirs would count it twice.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
@@ -105,50 +100,24 @@ def profile_nodes(
         MissingExtraError: the runtime is not there.
         EnvironmentFailedError: its provider did not come up.
     """
-    if reason := runtime.missing():
-        raise MissingExtraError(f"{runtime.name} cannot run here: {reason}")
-    checked = check_feeds(artifact.inputs, feeds)
-    with (
-        tempfile.TemporaryDirectory(prefix="deploykit-profile-") as folder,
-        plain_errors(artifact.model_path),
-    ):
-        session = _session(artifact, runtime, threads, Path(folder))
-        _run(session, checked)
-        events: list[_Event] = json.loads(Path(session.end_profiling()).read_bytes())
+    target = Target(runtime.name, runtime.device, threads)
+    with tempfile.TemporaryDirectory(prefix="deploykit-profile-") as folder:
+        session = runtime.open(artifact, target, profile_to=Path(folder) / "profile")
+        try:
+            _run(session.bind(feeds))
+            events: list[_Event] = json.loads(session.end_profile().read_bytes())
+        finally:
+            session.close()
     return node_times(events)
 
 
-def _session(
-    artifact: OnnxArtifact, runtime: OnnxRuntime, threads: int | None, folder: Path
-) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    runtime.warm_imports()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL  # an error comes as an exception, and needs no log
-    options.enable_profiling = True
-    options.profile_file_prefix = str(folder / "profile")
-    options.inter_op_num_threads = 1
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        artifact.model_path, options, providers=[runtime.provider]
-    )
-    if session.get_providers()[0] != runtime.provider:
-        raise EnvironmentFailedError(
-            f"{runtime.name}: {runtime.provider} is installed but did not come up, and ONNX "
-            f"Runtime fell back to {session.get_providers()[0]}: refused"
-        )
-    return session
-
-
-def _run(session: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> None:
+def _run(call: Callable[[], object]) -> None:
     for _ in range(_WARMUP_RUNS):
         began = perf_counter_ns()
-        session.run(None, feeds)
+        call()
         last_ns = max(perf_counter_ns() - began, 1)
     for _ in range(min(max(_BUDGET_NS // last_ns, _FEWEST_RUNS), _MOST_RUNS)):
-        session.run(None, feeds)
+        call()
 
 
 def node_times(events: Sequence[_Event], warmup_runs: int = _WARMUP_RUNS) -> tuple[NodeTime, ...]:

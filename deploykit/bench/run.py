@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import tempfile
 import time
@@ -10,8 +9,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-
-import numpy as np
 
 from deploykit.bench import load, protocol
 from deploykit.bench.cases import Case, Subject, pytorch_source, shown_name
@@ -30,12 +27,12 @@ from deploykit.core.measurement import (
     Status,
 )
 from deploykit.core.types import OnnxArtifact
+from deploykit.load.arrays import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from deploykit.core.progress import Progress
-    from deploykit.load.data import Array
     from deploykit.load.sources import Source
 
 
@@ -298,7 +295,7 @@ def _measurement(
         artifact_digest=case.subject.digest,
         target=case.target,
         machine=machine,
-        input_digest=input_digest(case.feeds),
+        input_digest=digest_of(case.feeds.items()),
         status=status,
         error=str(tally.error) if failed else None,
         samples=_samples(tally),
@@ -323,12 +320,3 @@ def _samples(tally: Tally) -> Samples:
         round=tuple(column("round")),
         order=tuple(column("order")),
     )
-
-
-def input_digest(feeds: Mapping[str, Array]) -> str:
-    """SHA-256, in hex, of names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, array in feeds.items():
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -97,8 +98,14 @@ class OnnxRuntime:
         tiny = onnxruntime.InferenceSession(TINY_MODEL, options, providers=[CPU_PROVIDER])
         tiny.run(None, {"x": np.zeros(1, np.float32)})
 
-    def open(self, artifact: OnnxArtifact | Source, target: Target) -> OrtSession:
-        """Load an ONNX artifact; see `deploykit.runtimes.base.Runtime`."""
+    def open(
+        self, artifact: OnnxArtifact | Source, target: Target, profile_to: Path | None = None
+    ) -> OrtSession:
+        """Load an ONNX artifact; see `deploykit.runtimes.base.Runtime`.
+
+        With `profile_to`, the beginning of a file's path, ONNX Runtime writes down what every
+        node takes, until `OrtSession.end_profile`.
+        """
         if not isinstance(artifact, OnnxArtifact):
             raise BadInputError(
                 f"{self.name} runs ONNX files, and {artifact.text} is a PyTorch source: "
@@ -110,6 +117,9 @@ class OnnxRuntime:
         import onnxruntime
 
         options = _session_options(target, record=self.provider != CPU_PROVIDER)
+        if profile_to is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile_to)
         with plain_errors(artifact.model_path):
             session = onnxruntime.InferenceSession(
                 artifact.model_path, options, providers=[self._with_device(target.device)]
@@ -202,6 +212,10 @@ class OrtSession:
             told["nodes"] = self._placed.total()
             told["nodes_on_cpu"] = self._placed[CPU_PROVIDER]
         return told
+
+    def end_profile(self) -> Path:
+        """End the profile that the session was opened with; the file that holds it, as JSON."""
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Drop the session; its memory goes once no bound call is left."""
