@@ -127,10 +127,12 @@ def test_the_build_of_torch_is_read_and_torch_not_imported(
 
 
 def test_onnx_runtime_gets_one_layer_right() -> None:
+    """It raises where the answer is wrong."""
     try_here(ort.CPU)
 
 
 def test_pytorch_gets_one_layer_right() -> None:
+    """It raises where the answer is wrong."""
     try_torch()
 
 
