@@ -87,7 +87,7 @@ def _bare(model: Model) -> float:
 
     import torch
 
-    from deploykit.export.capture import example_sizes
+    from deploykit.load.capture import example_sizes
     from deploykit.load.synthetic import synthetic_feeds
 
     spec = model.inputs[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deploykit import __version__
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.types import Step
-from deploykit.export.capture import capture, example_sizes
+from deploykit.load.capture import capture, example_sizes
 from deploykit.export.translate import clean, translate
 from deploykit.export.write import write_artifact
 from deploykit.load.calls import named_outputs, run_module

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from deploykit import __version__
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Dim
-from deploykit.export.quiet import quiet_torch
+from deploykit.load.quiet import quiet_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deploykit.core.errors import BadInputError
-from deploykit.export.capture import example_sizes
+from deploykit.load.capture import example_sizes
 from deploykit.export.options import ExportOptions
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.inputs import parse_inputs

@@ -1,0 +1,1 @@
+"""Model -> Model: everything that makes a PyTorch network smaller before it is exported."""
