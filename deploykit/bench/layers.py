@@ -96,14 +96,30 @@ def layers_of(
     Raises:
         BadInputError: not a readable ONNX file, or a size that the artifact does not allow.
     """
+    model, folded = infer_folded(_sized(artifact, batch, sizes))
+    return tuple(_layers(model.graph, _Scope(folded=folded), "", ""))
+
+
+def sized_graph(
+    artifact: OnnxArtifact, batch: int | None = None, sizes: Mapping[str, int] | None = None
+) -> onnx.ModelProto:
+    """The graph of an artifact with the shape of every value as far as it can be told.
+
+    It is for looking at: large weights have lost their bytes, local functions are inlined. The
+    arguments and errors are those of `layers_of`.
+    """
+    return infer_folded(_sized(artifact, batch, sizes))[0]
+
+
+def _sized(
+    artifact: OnnxArtifact, batch: int | None, sizes: Mapping[str, int] | None
+) -> onnx.ModelProto:
     from deploykit.load.artifacts import read_graph
     from deploykit.load.synthetic import choose_sizes
 
     chosen = choose_sizes(artifact.inputs, batch, sizes)
     graph = _without_weights(read_graph(artifact.model_path))
-    fixed = _fix_sizes(_inlined(graph), artifact, chosen)
-    model, folded = infer_folded(fixed)
-    return tuple(_layers(model.graph, _Scope(folded=folded), "", ""))
+    return _fix_sizes(_inlined(graph), artifact, chosen)
 
 
 def totals(layers: Sequence[Layer]) -> Totals:
@@ -219,14 +235,14 @@ def _layer(node: onnx.NodeProto, scope: _Scope, name: str, note: str) -> Layer:
         inputs=inputs,
         outputs=outputs,
         parameters=parameters,
-        macs=macs_of(node.op_type, node.domain, inputs, outputs, _attributes(node)),
+        macs=macs_of(node.op_type, node.domain, inputs, outputs, attributes_of(node)),
         weight_bytes=weight_bytes,
         output_bytes=None if None in sizes else sum(size for size in sizes if size is not None),
         note=note,
     )
 
 
-def _attributes(node: onnx.NodeProto) -> Attributes:
+def attributes_of(node: onnx.NodeProto) -> Attributes:
     """Numbers, strings and lists of integers; tensors and graphs decide no MACs."""
     found: dict[str, int | float | str | tuple[int, ...]] = {}
     for attribute in node.attribute:

@@ -10,6 +10,8 @@
     Describe(source)                  Described(inputs, outputs, parameters, digest)
     CountMacs(feeds)                  MacsCounted(macs)
 
+    TimeProbes(model, target ...)     ProbesTimed(latencies)    as often as wanted
+
     anything                          Failed(status, error)     and the worker ends
 
 The worker needs nothing but these lines and the files that they name, so that they can as well
@@ -167,6 +169,34 @@ class MacsCounted:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeProbes:
+    """Time the layers of a model that `deploykit.bench.layer_models` wrote.
+
+    Attributes:
+        model: its `.onnx` file, in a folder that may be written to.
+        target: what to run on; `cpus` are pinned.
+        probes: how many there are in it.
+        duration_ns: how long to call it, within limits.
+    """
+
+    model: str
+    target: Target
+    probes: int
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbesTimed:
+    """One block of each probe.
+
+    Attributes:
+        latency_ns: of each probe, in order.
+    """
+
+    latency_ns: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """It cannot go on.
 
@@ -181,14 +211,14 @@ class Failed:
 
 Message: TypeAlias = (
     Open | Opened | Take | Taken | Finish | Finished
-    | Describe | Described | CountMacs | MacsCounted | Failed
+    | Describe | Described | CountMacs | MacsCounted | TimeProbes | ProbesTimed | Failed
 )  # fmt: skip
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
         Open, Opened, Take, Taken, Finish, Finished,
-        Describe, Described, CountMacs, MacsCounted, Failed,
+        Describe, Described, CountMacs, MacsCounted, TimeProbes, ProbesTimed, Failed,
     )
 }  # fmt: skip
 

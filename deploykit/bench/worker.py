@@ -148,6 +148,12 @@ def answers(requests: Iterator[protocol.Message]) -> Iterator[protocol.Message]:
                 yield described
             case protocol.CountMacs() if describe is not None:
                 yield protocol.MacsCounted(describe(request.feeds))
+            case protocol.TimeProbes():
+                from deploykit.bench.layer_timing import time_probes
+
+                if request.target.cpus:
+                    pin(request.target.cpus)
+                yield protocol.ProbesTimed(time_probes(request))
             case protocol.Finish():
                 return
             case _:
