@@ -1,0 +1,292 @@
+"""Program -> what must be cut together: one pass of the rules over the graph, and its retries.
+
+A pass labels every index of every parameter, carries the labels through the graph, and unites
+what operators join. Where indices can be grouped in more than one way (a split, a grouped
+convolution), the pass takes the first; ways that turn out to lock are tried again the next way,
+and what frees more channels is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploykit.compress.prune import rules
+from deploykit.compress.prune.rules.call import Call, packet_name
+from deploykit.compress.prune.structure import Structure
+from deploykit.compress.prune.trace import Trace, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch.fx import Node
+
+    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.labels import Axis, Column
+    from deploykit.compress.prune.rules.call import Result
+
+_MOST_TRIES = 6
+_LARGEST_CONSTANT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """What a pass found.
+
+    Attributes:
+        program: the graph.
+        trace: unions, locks, doubts and choices.
+        values: the labels of every node.
+        leaves: those of every parameter, buffer and constant, by name; tied ones share theirs.
+    """
+
+    program: Program
+    trace: Trace
+    values: Mapping[Node, Result]
+    leaves: Mapping[str, Value]
+
+
+def analyse(program: Program, heads: str = "within") -> Structure:
+    """Find the groups of a network.
+
+    Args:
+        program: not changed.
+        heads: "within": the same positions of all heads of an attention go; "whole": heads go.
+    """
+    from deploykit.compress.prune.groups import groups_of
+
+    return groups_of(settled(program, heads))
+
+
+def settled(program: Program, heads: str = "within") -> Analysis:
+    """The pass with the choices that leave most to cut."""
+    preset: dict[str, int] = {}
+    best = run(program, preset)
+    if heads == "whole":
+        preset = _outward(best)
+        best = run(program, preset)
+    freedom = _freedom(best)
+    tried: set[tuple[str, int]] = set()
+    for _ in range(_MOST_TRIES):
+        turned = _next_ways(best, tried)
+        if not turned:
+            break
+        candidate = run(program, {**preset, **turned})
+        gained = _freedom(candidate)
+        if gained > freedom:
+            preset, best, freedom = {**preset, **turned}, candidate, gained
+    return best
+
+
+def run(
+    program: Program,
+    preset: Mapping[str, int],
+    removed: Mapping[str, Mapping[int, Column]] | None = None,
+) -> Analysis:
+    """One pass.
+
+    Args:
+        program: the graph.
+        preset: ways to take, by the key of the choice.
+        removed: in the replay of a plan, bool [size] by parameter and dimension: what goes.
+    """
+    replay = _Replay(removed or {})
+    trace = Trace(program.tensors, preset)
+    if removed is not None:
+        trace.removed = replay.gone(trace)
+    leaves: dict[str, Value] = {}
+    by_memory: dict[int, Value] = {}
+    values: dict[Node, Result] = {}
+    table = rules.table()
+    outputs: list[Node] = []
+    for node in program.module.graph.nodes:
+        if node.op == "get_attr":
+            continue  # labelled where it is first used: groups then come in order of computation
+        if node.op == "placeholder":
+            shape = program.shapes.get(node)
+            values[node] = None if shape is None else Value(shape, ((),) * len(shape))  # type: ignore[arg-type]  # one tensor
+            continue
+        for used in node.all_input_nodes:
+            if used.op == "get_attr" and used not in values:
+                name = str(used.target)
+                leaves[name] = values[used] = _leaf(trace, program, name, by_memory)
+                replay.note(trace, name, leaves[name])
+        if node.op == "output":
+            outputs.append(node)
+        elif node in program.shapes:
+            values[node] = _apply(table, trace, program, node, values)
+    for node in outputs:
+        for used in node.all_input_nodes:
+            trace.where = "output"
+            for value in _flat(values.get(used)):
+                for axis in value.axes:
+                    trace.lock(axis, "is an output of the network")
+    return Analysis(program, trace, values, leaves)
+
+
+def _leaf(trace: Trace, program: Program, name: str, by_memory: dict[int, Value]) -> Value:
+    """Fresh labels for every dimension of a parameter; the same for one that shares its memory."""
+    tensor = program.tensors[name]
+    key = tensor.data_ptr() or id(tensor)
+    known = by_memory.get(key)
+    if known is not None and known.shape == tuple(tensor.shape):
+        return known
+    axes: list[Axis] = [
+        (trace.labels.fresh(size),) if size > 1 or tensor.dim() < 3 else ()
+        for size in tensor.shape
+    ]
+    value = Value(tuple(tensor.shape), tuple(axes), static=True)
+    by_memory[key] = value
+    return value
+
+
+def _apply(
+    table: Mapping[str, rules.Rule],
+    trace: Trace,
+    program: Program,
+    node: Node,
+    values: dict[Node, Result],
+) -> Result:
+    name = packet_name(node)
+    trace.where = place_of(node)
+    call = Call(trace, node, name, program.shapes[node], values)
+    rule = _rule(table, node)
+    if rule is None:
+        return _locked(call, f"deploykit has no pruning rule for {node.target}")
+    return rule.trace(call)
+
+
+def _rule(table: Mapping[str, rules.Rule], node: Node) -> rules.Rule | None:
+    """By name, in-place ones as the others; else by torch's own tag."""
+    import torch
+
+    from deploykit.compress.prune.rules.pointwise import ANY
+
+    name = packet_name(node)
+    found = table.get(name) or table.get(name.removesuffix("_"))
+    if found is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        return ANY
+    return found
+
+
+def rewrite_of(node: Node) -> Callable[[object], None] | None:
+    """How the call's literals follow a cut; `None` where there are none."""
+    rule = _rule(rules.table(), node)
+    return None if rule is None else rule.rewrite  # type: ignore[return-value]  # Edit
+
+
+def _locked(call: Call, why: str) -> Result:
+    for value in call.inputs:
+        for axis in value.axes:
+            call.trace.lock(axis, why)
+    if call.shapes and isinstance(call.shapes[0], tuple):
+        return tuple(None if s is None else Value(s, ((),) * len(s)) for s in call.shapes)
+    return Value(call.shape, ((),) * len(call.shape))
+
+
+def place_of(node: Node) -> str:
+    """The innermost module that a node belongs to, or its own name."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = ""
+    for entry in stack.values():
+        path = entry[0] if isinstance(entry, tuple) else str(entry)
+    path = path.removeprefix("L['self']").strip(".")
+    return f"{packet_name(node)} in {path}" if path else str(node.name)
+
+
+def _flat(result: Result) -> list[Value]:
+    if isinstance(result, tuple):
+        return [value for value in result if value is not None]
+    return [] if result is None else [result]
+
+
+def locked_sets(trace: Trace) -> Column:
+    """Bool by label: whether its set never goes."""
+    roots = trace.labels.roots()
+    locked = np.zeros(len(roots), dtype=bool)
+    locked[0] = True
+    for mark in trace.locks:
+        locked[roots[mark.labels]] = True
+    return locked[roots]
+
+
+def _freedom(analysis: Analysis) -> float:
+    """How much can be cut: over parameters, the share of each one's indices, times its size."""
+    locked = locked_sets(analysis.trace)
+    freedom = 0.0
+    for name, value in analysis.leaves.items():
+        if name in analysis.program.names:
+            for axis in value.axes:
+                for column in axis:
+                    freedom += prod(value.shape) * float((~locked[column]).mean())
+    return freedom
+
+
+def _next_ways(analysis: Analysis, tried: set[tuple[str, int]]) -> dict[str, int]:
+    """For every choice that locked what hangs on it, the next way that was not tried."""
+    locked = locked_sets(analysis.trace)
+    turned: dict[str, int] = {}
+    for choice in analysis.trace.choices:
+        tried.add((choice.key, choice.taken))
+        if locked[choice.labels].all():
+            ways = (way for way in choice.alternatives if (choice.key, way) not in tried)
+            way = next(ways, None)
+            if way is not None:
+                turned[choice.key] = way
+    return turned
+
+
+def _outward(analysis: Analysis) -> dict[str, int]:
+    """Where a split puts labels on the width of heads, the way that puts them on the heads."""
+    trace = analysis.trace
+    if not trace.inner:
+        return {}
+    roots = trace.labels.roots()
+    inner = np.unique(roots[np.concatenate(trace.inner)])
+    values = [column for column in _head_widths(analysis)]
+    if values:
+        inner = np.union1d(inner, np.unique(roots[np.concatenate(values)]))
+    return {
+        choice.key: choice.alternatives[1]
+        for choice in trace.choices
+        if len(choice.alternatives) > 1 and np.isin(roots[choice.labels], inner).any()
+    }
+
+
+def _head_widths(analysis: Analysis) -> list[Column]:
+    """Labels of the width of values: what attention's second product gives."""
+    found: list[Column] = []
+    for node, value in analysis.values.items():
+        if isinstance(value, Value) and packet_name(node) in {
+            "scaled_dot_product_attention", "matmul", "bmm",
+        }:  # fmt: skip
+            factors = [analysis.values.get(n) for n in node.all_input_nodes[:2]]
+            if all(isinstance(f, Value) and not f.static for f in factors):
+                found.extend(value.axes[-1])
+                found.extend(value.axes[-2])
+    return found
+
+
+class _Replay:
+    """What a plan removes, by label, as far as the pass has come."""
+
+    def __init__(self, removed: Mapping[str, Mapping[int, Column]]) -> None:
+        self._removed = removed
+        self._labels: list[Column] = []
+
+    def note(self, trace: Trace, name: str, value: Value) -> None:  # noqa: ARG002
+        for dim, gone in self._removed.get(name, {}).items():
+            for column in value.axes[dim]:
+                self._labels.append(column[gone])
+
+    def gone(self, trace: Trace) -> Callable[[Column], Column]:
+        def asked(labels: Column) -> Column:
+            if not self._labels:
+                return np.zeros(len(labels), dtype=bool)
+            known = trace.labels.find(np.concatenate(self._labels))
+            return np.isin(trace.labels.find(labels), known)
+
+        return asked

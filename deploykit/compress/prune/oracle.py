@@ -1,0 +1,270 @@
+"""The oracle: does the cut network compute what the original does without those channels?
+
+In float64, with random norms and scales, so that nothing hides behind a zero or a one: the
+original with the plan's indices of every parameter set to zero, and its norms over all channels
+evaluated on the kept ones, against the cut network. Right cuts agree to about 1e-13; the limit is
+1e-9 of the largest output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploykit.compress.prune.cut import build, copied, gone_of, replay
+from deploykit.compress.prune.edit import Edit
+from deploykit.compress.prune.rules.call import packet_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import Tensor
+    from torch.fx import Graph, GraphModule, Node
+
+    from deploykit.compress.prune.analyse import Analysis
+    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.plan import Plan
+    from deploykit.core.types import TensorSpec
+
+LIMIT = 1e-9
+_BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What the oracle saw.
+
+    Attributes:
+        difference: the largest, relative to the largest magnitude of the outputs.
+        limit: on it.
+    """
+
+    difference: float
+    limit: float = LIMIT
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is below the limit; not a number never is."""
+        return self.difference < self.limit
+
+
+def agreement(
+    program: Program, plan: Plan, inputs: Sequence[TensorSpec], seed: int = 0
+) -> Agreement:
+    """Compare the cut network with the masked original.
+
+    Args:
+        program: of the original network.
+        plan: what is removed.
+        inputs: of the network, for made-up inputs.
+        seed: of inputs and random scales.
+
+    Raises:
+        BadInputError: the plan does not fit the network.
+    """
+    import torch
+
+    doubled = in_float64(program, seed)
+    analysis = replay(doubled, plan)
+    gone = gone_of(analysis, plan)
+    small = build(analysis, gone).eval()
+    feeds = made_up(inputs, seed)
+    with torch.no_grad():
+        expected = _leaves(_Masked(analysis, plan, gone).run(*(feed.clone() for feed in feeds)))
+        got = _leaves(small(*feeds))
+    scale = max((float(tensor.abs().max()) for tensor in expected if tensor.numel()), default=0.0)
+    difference = max(
+        (float((a - b).abs().max()) for a, b in zip(expected, got, strict=True) if a.numel()),
+        default=0.0,
+    )
+    return Agreement(difference / (scale or 1.0))
+
+
+def made_up(inputs: Sequence[TensorSpec], seed: int) -> list[Tensor]:
+    """Inputs in float64 where they are real numbers."""
+    from deploykit.load.calls import to_tensor
+    from deploykit.load.capture import example_sizes
+    from deploykit.load.synthetic import synthetic_feeds
+
+    feeds = synthetic_feeds(inputs, example_sizes(inputs), seed)
+    tensors = [to_tensor(feeds[spec.name]) for spec in inputs]
+    return [t.double() if t.is_floating_point() else t for t in tensors]
+
+
+def in_float64(program: Program, seed: int) -> Program:
+    """The program in float64 with random norms and scales. The original is not changed."""
+    import torch
+    from torch import fx
+
+    rng = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: _doubled(tensor, rng, variance="var" in name.rpartition(".")[2])
+        if name in program.names
+        else tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in program.tensors.items()
+    }  # fmt: skip
+    _retie(program, tensors)
+    graph, nodes = copied(program.module.graph)
+    _widen(graph)
+    for old, new in nodes.items():
+        new.meta = old.meta
+    module = fx.GraphModule(dict(tensors), graph)  # type: ignore[arg-type]  # a mapping will do
+    shapes = {nodes[old]: shape for old, shape in program.shapes.items() if old in nodes}
+    return replace(program, module=module, shapes=shapes, tensors=tensors)
+
+
+def _doubled(tensor: Tensor, rng: torch.Generator, *, variance: bool) -> Tensor:
+    """Vectors anew, so that norms and layer scales do something; matrices as they are."""
+    import torch
+
+    if not tensor.is_floating_point():
+        return tensor
+    new = tensor.detach().double()
+    if tensor.dim() <= 1 or bool((tensor == 0).all()) or bool((tensor == 1).all()):
+        new = torch.rand(tensor.shape, generator=rng, dtype=torch.float64)
+        new = new + 0.5 if variance else new * 1.5 - 0.5
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
+    return new
+
+
+def _retie(program: Program, tensors: dict[str, Tensor]) -> None:
+    """Names that shared a tensor share one again."""
+    first: dict[int, str] = {}
+    for name, tensor in program.tensors.items():
+        known = first.setdefault(tensor.data_ptr() or id(tensor), name)
+        if tensors[known].shape == tensors[name].shape:
+            tensors[name] = tensors[known]
+
+
+def _widen(graph: Graph) -> None:
+    """float64 wherever the graph says float32."""
+    import torch
+    from torch.fx.node import map_aggregate
+
+    def wide(arg: Any) -> Any:
+        return torch.float64 if arg is torch.float32 else arg
+
+    for node in graph.nodes:
+        node.args = map_aggregate(node.args, wide)
+        node.kwargs = map_aggregate(node.kwargs, wide)
+
+
+def _leaves(value: object) -> list[Tensor]:
+    from deploykit.load.calls import named_outputs
+
+    return list(named_outputs(value).values())
+
+
+_OVER_CHANNELS = frozenset(
+    {"layer_norm", "rms_norm", "group_norm", "mean", "var", "std", "var_mean", "std_mean"}
+)
+
+
+class _Masked:
+    """The original graph with removed channels at zero."""
+
+    def __init__(self, analysis: Analysis, plan: Plan, gone: Any) -> None:
+        self._analysis = analysis
+        self._gone = gone
+        self._tensors = dict(analysis.program.tensors)
+        learnt = {name for name, _ in analysis.program.module.named_parameters()}
+        for part in plan.cuts:
+            if part.parameter not in learnt:
+                continue
+            tensor = self._tensors[part.parameter].detach().clone()
+            drop = [index for index in range(part.size) if index not in set(part.kept)]
+            tensor.index_fill_(part.dim, _index(drop), 0)
+            self._tensors[part.parameter] = tensor
+        _retie(analysis.program, self._tensors)
+
+    def run(self, *feeds: Tensor) -> object:
+        from torch import fx
+
+        masked = self
+        names: Mapping[str, Tensor] = self._tensors
+
+        class Run(fx.Interpreter):
+            def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+                return names.get(str(target), None) if str(target) in names else super().get_attr(
+                    target, args, kwargs
+                )  # fmt: skip
+
+            def run_node(self, n: Node) -> Any:
+                if n.op == "call_function" and packet_name(n) in _OVER_CHANNELS:
+                    args, kwargs = self.fetch_args_kwargs_from_env(n)
+                    return masked.on_kept(n, args, kwargs)
+                return super().run_node(n)
+
+        module: GraphModule = self._analysis.program.module
+        return Run(module).run(*feeds)
+
+    def on_kept(self, node: Node, args: Any, kwargs: Any) -> Any:
+        """A norm or mean over channels of the kept ones; zeros elsewhere."""
+        from deploykit.compress.prune.trace import Value
+
+        source = node.all_input_nodes[0]
+        value = self._analysis.values[source]
+        assert isinstance(value, Value), "norms take a tensor"
+        assert callable(node.target), "an operator"
+        edit = Edit(node, node, self._analysis.values, self._gone, _no_constant, {})
+        dims = [dim for dim in _dims(edit, value) if edit.shrinks(value, dim)]
+        if not dims:
+            return node.target(*args, **kwargs)
+        kept = {dim: _index(np.flatnonzero(edit.keeps(value, dim)).tolist()) for dim in dims}
+        part = args[0]
+        for dim, index in kept.items():
+            part = part.index_select(dim, index)
+        if packet_name(node) not in {"layer_norm", "rms_norm", "group_norm"}:
+            return node.target(part, *args[1:], **kwargs)
+        made = node.target(*_norm_args(edit, value, part, args, kept), **kwargs)
+        full = args[0].new_zeros(args[0].shape)
+        grid = [slice(None)] * full.dim()
+        (dim,) = kept  # norms over several cut dimensions do not occur
+        grid[dim] = kept[dim]
+        full[tuple(grid)] = made
+        return full
+
+
+def _dims(edit: Edit, value: Any) -> Sequence[int]:
+    """The dimensions that a norm or mean runs over."""
+    name, rank = packet_name(edit.old), len(value.shape)
+    if name == "group_norm":
+        return (1,)
+    if name in {"layer_norm", "rms_norm"}:
+        return range(rank - len(edit.arg("normalized_shape")), rank)
+    given = edit.arg("dim")
+    if given is None or given == []:
+        return range(rank)
+    return [dim % rank for dim in ([given] if isinstance(given, int) else given)]
+
+
+def _norm_args(edit: Edit, value: Any, part: Any, args: Any, kept: Any) -> list[Any]:
+    """The arguments of a norm for the kept slice."""
+    new = [part, *args[1:]]
+    if packet_name(edit.old) == "group_norm":
+        stays = edit.keeps(value, 1).reshape(args[1], -1)
+        new[1] = int(stays.any(axis=1).sum())
+        index, dim = kept[1], 0
+    else:
+        (at,) = kept
+        dim = at - (len(value.shape) - len(args[1]))
+        new[1] = [len(kept[at]) if place == dim else size for place, size in enumerate(args[1])]
+        index = kept[at]
+    for place in (2, 3):
+        if place < len(new) and hasattr(new[place], "index_select"):
+            new[place] = new[place].index_select(dim, index)
+    return new
+
+
+def _index(numbers: Sequence[int]) -> Tensor:
+    import torch
+
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def _no_constant(tensor: Any) -> Node:
+    raise AssertionError(tensor)

@@ -1,0 +1,106 @@
+"""Normalisation: by channel (batch norm), and over channels (layer, group, RMS norm)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deploykit.compress.prune.rules import Rule
+from deploykit.compress.prune.rules.convolve import INSIDE, WHOLE
+from deploykit.compress.prune.structure import Exactness
+from deploykit.compress.prune.trace import Value
+
+if TYPE_CHECKING:
+    from deploykit.compress.prune.edit import Edit
+    from deploykit.compress.prune.labels import Axis
+    from deploykit.compress.prune.rules.call import Call
+
+_WHY = "a norm over all channels sees the kept ones only"
+
+
+def _batch_norm(call: Call) -> Value:
+    value = call.value("input")
+    axis = value.axes[1]
+    scales = [call.maybe(n) for n in ("weight", "bias", "running_mean", "running_var")]
+    for scale in scales:
+        if scale is not None:
+            axis = call.trace.unite(axis, scale.axes[0])
+    axes = (value.axes[0], axis, *value.axes[2:])
+    return Value(call.shape, axes, zero=scales[0] is not None, static=value.static)
+
+
+def _layer_norm(call: Call) -> Value:
+    value, shape = call.value("input"), call.arg("normalized_shape")
+    axes = list(value.axes)
+    count = len(shape)
+    for back in range(1, count + 1):
+        axis = axes[-back]
+        for name in ("weight", "bias"):
+            if (scale := call.maybe(name)) is not None:
+                axis = call.trace.unite(axis, scale.axes[-back])
+        call.trace.doubt(axis, Exactness.RENORMALISED, _WHY)
+        axes[-back] = axis
+    return Value(call.shape, tuple(axes), zero=call.maybe("weight") is not None)
+
+
+def _rewrite_layer_norm(edit: Edit) -> None:
+    value, shape = edit.value(edit.arg("input")), list(edit.new_arg("normalized_shape"))
+    for back in range(1, len(shape) + 1):
+        if edit.shrinks(value, -back):
+            shape[-back] = edit.count(value, -back)
+    edit.set("normalized_shape", shape)
+
+
+def _group_norm(call: Call) -> Value:
+    value, groups = call.value("input"), call.arg("num_groups")
+    trace, axis = call.trace, value.axes[1]
+    for name in ("weight", "bias"):
+        if (scale := call.maybe(name)) is not None:
+            axis = trace.unite(axis, scale.axes[0])
+    inside = value.shape[1] // groups
+    if len(axis) == 1 and inside > 1:
+        axis = _by_group(call, axis, groups)
+    axes = (value.axes[0], axis, *value.axes[2:])
+    return Value(call.shape, axes, zero=call.maybe("weight") is not None)
+
+
+def _by_group(call: Call, axis: Axis, groups: int) -> Axis:
+    """Whole groups may go, exactly; or the same channels of every group."""
+    trace, (column,) = call.trace, axis
+    rows = column.reshape(groups, -1)
+    ways = (INSIDE, WHOLE) if rows.shape[1] > groups else (WHOLE, INSIDE)
+
+    def fits(way: int) -> bool:
+        gone = trace.gone(column).reshape(rows.shape)
+        return bool((gone == gone.take([0], 0 if way == INSIDE else 1)).all())
+
+    way = trace.choose(call.node.name, ways, fits)
+    tied = rows.T if way == INSIDE else rows
+    trace.labels.unite(np.repeat(tied[:, 0], tied.shape[1] - 1), tied[:, 1:].ravel())
+    if way == INSIDE:
+        trace.doubt(axis, Exactness.RENORMALISED, _WHY)
+    if groups > 1:
+        trace.chosen(call.node.name, way, column, ways)
+    return axis
+
+
+def _rewrite_group_norm(edit: Edit) -> None:
+    value, groups = edit.value(edit.arg("input")), edit.arg("num_groups")
+    if edit.shrinks(value, 1):
+        stays = edit.keeps(value, 1).reshape(groups, -1)
+        edit.set("num_groups", int(stays.any(axis=1).sum()))
+
+
+def _local_response(call: Call) -> Value:
+    value = call.inputs[0]
+    call.trace.doubt(value.axes[1], Exactness.APPROXIMATE, "a norm runs over neighbouring channels")
+    return call.trace.move(value, call.shape, value.axes)
+
+
+RULES = {
+    **dict.fromkeys(("batch_norm", "instance_norm"), Rule(_batch_norm)),
+    **dict.fromkeys(("layer_norm", "rms_norm"), Rule(_layer_norm, _rewrite_layer_norm)),
+    "group_norm": Rule(_group_norm, _rewrite_group_norm),
+    "local_response_norm": Rule(_local_response),
+}

@@ -1,0 +1,85 @@
+"""Views: reshape and its kin. The work is in `views.py`; here are the calls and their literals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploykit.compress.prune.rules import Rule
+from deploykit.compress.prune.views import reshape
+
+if TYPE_CHECKING:
+    from deploykit.compress.prune.edit import Edit
+    from deploykit.compress.prune.rules.call import Call
+    from deploykit.compress.prune.trace import Value
+
+_SIZES = {"unflatten": "sizes", "_unsafe_view": "size", "view": "size", "reshape": "shape"}
+
+
+def _reshape(call: Call) -> Value:
+    value = call.inputs[0]
+    return reshape(call.trace, value, call.shape, call.node.name)
+
+
+def _squeeze(call: Call) -> Value:
+    """Dimensions of size 1 come and go; their labels, if any, cannot follow."""
+    return _reshape(call)
+
+
+def _rewrite_sizes(edit: Edit) -> None:
+    name = next(n for op, n in _SIZES.items() if edit.node.target.__name__.startswith(op))
+    result, sizes = edit.result, list(edit.new_arg(name))
+    first = edit.arg("dim") % len(edit.value(edit.arg("self")).shape) if name == "sizes" else 0
+    for place, size in enumerate(sizes):
+        dim = first + place
+        if size == -1 or not edit.shrinks(result, dim):
+            continue
+        # A size that the graph computes and that shrinks (batch times heads) is told by the rest.
+        sizes[place] = edit.count(result, dim) if isinstance(size, int) else -1
+    edit.set(name, sizes)
+
+
+def _pixel_shuffle(call: Call) -> Value:
+    """[.., C·r·r, H, W] -> [.., C, H·r, W·r] (Shi et al., CVPR 2016, section 3.2)."""
+    value, factor = call.value("self"), call.arg("upscale_factor")
+    lead = value.shape[:-3]
+    channels, high, wide = call.shape[-3:]
+    trace, key = call.trace, call.node.name
+    inner = (*lead, channels, factor, factor, high // factor, wide // factor)
+    # Only whole output channels may go: r·r indices each.
+    for column in value.axes[-3]:
+        rows = column.reshape(channels, -1)
+        trace.labels.unite(rows[:, :1].repeat(rows.shape[1] - 1, 1).ravel(), rows[:, 1:].ravel())
+    split = reshape(trace, value, inner, key)
+    axes = (*split.axes[: len(lead) + 1], (), ())
+    return trace.move(value, call.shape, axes)
+
+
+def _pixel_unshuffle(call: Call) -> Value:
+    """[.., C, H·r, W·r] -> [.., C·r·r, H, W]."""
+    value, factor = call.value("self"), call.arg("downscale_factor")
+    call.trace.lock((*value.axes[-1], *value.axes[-2]), "is shuffled into channels")
+    columns = tuple(column.repeat(factor * factor) for column in value.axes[-3])
+    return call.trace.move(value, call.shape, (*value.axes[:-3], columns, (), ()))
+
+
+def _channel_shuffle(call: Call) -> Value:
+    """[N, G·c, ..] -> the c outermost (Zhang et al., CVPR 2018, section 3.1)."""
+    value, groups = call.value("self"), call.arg("groups")
+    lead, rest = value.shape[0], value.shape[2:]
+    split = reshape(call.trace, value, (lead, groups, -(-value.shape[1] // groups), *rest),
+                    call.node.name)  # fmt: skip
+    axes = (split.axes[0], split.axes[2], split.axes[1], *split.axes[3:])
+    shape = (lead, split.shape[2], groups, *rest)
+    turned = call.trace.move(split, shape, axes)
+    return reshape(call.trace, turned, call.shape, f"{call.node.name}/turned")
+
+
+RULES = {
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten"),
+                    Rule(_reshape, _rewrite_sizes)),
+    **dict.fromkeys(("flatten", "reshape_as", "view_as", "ravel"), Rule(_reshape)),
+    **dict.fromkeys(("squeeze", "unsqueeze", "atleast_1d", "atleast_2d"), Rule(_squeeze)),
+    "pixel_shuffle": Rule(_pixel_shuffle),
+    "pixel_unshuffle": Rule(_pixel_unshuffle),
+    "channel_shuffle": Rule(_channel_shuffle),
+}  # fmt: skip
