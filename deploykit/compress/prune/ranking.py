@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from deploykit.compress.prune.footprint import Shapes
     from deploykit.compress.prune.structure import Group
-    from deploykit.load.data import Array
 
 Integers: TypeAlias = "NDArray[np.int64]"
+
+Scores: TypeAlias = "Mapping[str, NDArray[np.float64]]"
+"""Importance of each channel, shape [channels], by group name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +41,7 @@ class Ranking:
     places: tuple[Integers, ...]
 
 
-def rank(
-    groups: Sequence[Group], scores: Mapping[str, Array], scope: str, shapes: Shapes
-) -> Ranking:
+def rank(groups: Sequence[Group], scores: Scores, scope: str, shapes: Shapes) -> Ranking:
     """Order the channels of all groups.
 
     Equal scores go in the order of the groups and of the channels, so that equal input gives an
@@ -49,7 +49,7 @@ def rank(
 
     Args:
         groups: at least one.
-        scores: by group name, float64 [channels]; the smallest goes first.
+        scores: of each of the groups; the smallest goes first.
         scope: "global", "layer" or "isomorphic".
         shapes: of the parameters; what is alike is told by their ranks.
     """

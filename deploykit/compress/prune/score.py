@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from deploykit.compress.prune.evidence import Evidence
     from deploykit.compress.prune.structure import Group, Member, Structure
-    from deploykit.load.data import Array
 
 
 def score(
@@ -43,7 +42,7 @@ def score(
     *,
     evidence: Evidence | None = None,
     seed: int = 0,
-) -> dict[str, Array]:
+) -> dict[str, NDArray[np.float64]]:
     """Importance of every channel of every free group; the least important go first.
 
     Args:
@@ -94,16 +93,18 @@ def weights_of(group: Group) -> tuple[Member, ...]:
     return tuple(member for member in group.members if member.learnt and not is_bias(member))
 
 
-def _draws(group: Group, seed: int) -> Array:
+def _draws(group: Group, seed: int) -> NDArray[np.float64]:
     # By name, so that the draws of one group don't depend on which others there are.
     return np.random.default_rng((seed, zlib.crc32(group.name.encode()))).random(group.channels)
 
 
-def _magnitudes(module: nn.Module, structure: Structure, power: int) -> dict[str, Array]:
+def _magnitudes(
+    module: nn.Module, structure: Structure, power: int
+) -> dict[str, NDArray[np.float64]]:
     """L1 or L2 norm of all weights that go with a channel, over the group's mean."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     sums: dict[tuple[str, int], NDArray[np.float64]] = {}
-    result: dict[str, Array] = {}
+    result: dict[str, NDArray[np.float64]] = {}
     for group in structure.free:
         total = np.zeros(group.channels)
         for member in weights_of(group):
@@ -125,10 +126,10 @@ def _power_sums(tensor: Tensor, dim: int, power: int) -> NDArray[np.float64]:
     return sums
 
 
-def _norm_scales(module: nn.Module, structure: Structure) -> dict[str, Array]:
+def _norm_scales(module: nn.Module, structure: Structure) -> dict[str, NDArray[np.float64]]:
     """Mean magnitude of the factors that norms (and layer scales) give a channel."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    result: dict[str, Array] = {}
+    result: dict[str, NDArray[np.float64]] = {}
     for group in structure.free:
         scales = [
             _factors(parameters[member.parameter], member)
@@ -151,8 +152,10 @@ def _factors(tensor: Tensor, member: Member) -> NDArray[np.float64]:
 
 
 def member_sums(
-    products: Mapping[str, Tensor], member: Member, cache: dict[tuple[str, int], Array]
-) -> Array:
+    products: Mapping[str, Tensor],
+    member: Member,
+    cache: dict[tuple[str, int], NDArray[np.float64]],
+) -> NDArray[np.float64]:
     """A member's elements of some tensor of its parameter's shape, summed by channel.
 
     Args:
@@ -167,5 +170,5 @@ def member_sums(
         tensor = products[member.parameter]
         rows = tensor.movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1)
         cache[key] = rows.sum(1, dtype=torch.float64).cpu().numpy()
-    sums: Array = cache[key][member.indices].sum(axis=1)
+    sums: NDArray[np.float64] = cache[key][member.indices].sum(axis=1)
     return sums

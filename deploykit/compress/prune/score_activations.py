@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
     from deploykit.compress.prune.evidence import Evidence
     from deploykit.compress.prune.structure import Group, Member, Structure
-    from deploykit.load.data import Array
 
     Seen = dict[tuple[str, Role], list[NDArray[np.float64]]]
 
 
 def score_activations(
     module: nn.Module, structure: Structure, evidence: Evidence
-) -> dict[str, Array]:
+) -> dict[str, NDArray[np.float64]]:
     """Mean magnitude of each channel over samples and positions, over the group's mean.
 
     What counts is what readers take in: behind norm and activation. Where no reader can be
@@ -67,7 +66,7 @@ def score_activations(
                 refuse_call(error, evidence.inputs)
     means = {key: np.mean(values, axis=0) for key, values in seen.items()}
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    result: dict[str, Array] = {}
+    result: dict[str, NDArray[np.float64]] = {}
     for group in structure.free:
         values = _by_channel(group, means, shapes)
         if values is not None:

@@ -31,16 +31,16 @@ from deploykit.load.calls import refuse_call
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from deploykit.compress.prune.evidence import Evidence
     from deploykit.compress.prune.structure import Group, Member, Structure
-    from deploykit.load.data import Array
 
 
 def score_gradients(
     module: nn.Module, structure: Structure, criterion: str, evidence: Evidence
-) -> dict[str, Array]:
+) -> dict[str, NDArray[np.float64]]:
     """Estimated change of the loss by channel, in units of the loss (or half its square).
 
     Args:
@@ -62,7 +62,7 @@ def score_gradients(
     count = 0
     for products in _products(module, names, evidence):
         count += 1
-        cache: dict[tuple[str, int], Array] = {}
+        cache: dict[tuple[str, int], NDArray[np.float64]] = {}
         for name, members in read.items():
             change = sum(member_sums(products, member, cache) for member in members)
             totals[name] += np.abs(change) if criterion == "taylor" else np.square(change) / 2

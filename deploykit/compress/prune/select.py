@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
     from deploykit.compress.prune.footprint import Cost, Footprint, Kept, Shapes
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.compress.prune.ranking import Integers, Ranking
+    from deploykit.compress.prune.ranking import Integers, Ranking, Scores
     from deploykit.compress.prune.structure import Group, Structure
-    from deploykit.load.data import Array
 
 Steps: TypeAlias = Mapping[str, int | tuple[int, ...]]
 """What a group may keep, in indices of its largest writer: multiples of a number, or a list.
@@ -70,7 +69,7 @@ class Selection:
         unscored: groups that could be cut but about which the criterion says nothing.
     """
 
-    removed: Mapping[str, Array]
+    removed: Mapping[str, Integers]
     aim: float
     reached: float
     before: Counts
@@ -85,7 +84,7 @@ class Selection:
 
 def select(
     structure: Structure,
-    scores: Mapping[str, Array],
+    scores: Scores,
     options: PruneOptions,
     *,
     shapes: Shapes,
