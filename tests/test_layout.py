@@ -24,6 +24,7 @@ NEED_TORCH = {
     "deploykit.nets.resnet",
     "deploykit.train.augment",
     "deploykit.train.checkpoint",
+    "deploykit.train.fit",
     "deploykit.train.losses",
     "deploykit.train.loop",
     "deploykit.train.samples",

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Weights: TypeAlias = dict[str, Tensor]
 
-# Raise it when the loop changes in a way that changes results.
-_LOOP_VERSION = 1
+# Raise it when the loop changes in a way that changes results, or what a checkpoint holds.
+_LOOP_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +51,43 @@ class Checkpoint:
         epochs: those that are done.
         weights: after the last of them.
         optimizer: its state dictionary.
-        best: weights of the epoch with the highest accuracy on the validation data; of equals,
-            the first.
+        best: the weights with the highest accuracy on the validation data; of equals, the first.
+        best_epoch: which epoch they are from, counted from 0; `None`: from before the first.
+        start_accuracy: of the weights that training started from, 0 to 1, where they are a
+            candidate for the best; else `None`.
     """
 
     epochs: tuple[Epoch, ...]
     weights: Weights
     optimizer: dict[str, object]
     best: Weights
+    best_epoch: int | None
+    start_accuracy: float | None
 
     @property
-    def best_epoch(self) -> int:
-        """Which epoch `best` is from, counted from 0."""
-        accuracies = [epoch.val_accuracy for epoch in self.epochs]
-        return accuracies.index(max(accuracies))
+    def best_accuracy(self) -> float | None:
+        """On the validation data, 0 to 1; `None` where nothing was judged yet."""
+        if self.best_epoch is None:
+            return self.start_accuracy
+        return self.epochs[self.best_epoch].val_accuracy
+
+    def after(self, epoch: Epoch, weights: Weights, optimizer: dict[str, object]) -> Checkpoint:
+        """Where the run stands with one more epoch done."""
+        better = self.best_accuracy is None or epoch.val_accuracy > self.best_accuracy
+        return Checkpoint(
+            epochs=(*self.epochs, epoch),
+            weights=weights,
+            optimizer=optimizer,
+            best=weights if better else self.best,
+            best_epoch=len(self.epochs) if better else self.best_epoch,
+            start_accuracy=self.start_accuracy,
+        )
+
+    def is_final(self, options: TrainOptions) -> bool:
+        """Whether nothing is left to do: all epochs are done, or patience ran out."""
+        candidate = 0 if self.best_epoch is None else self.best_epoch + 1
+        waited = len(self.epochs) - candidate
+        return len(self.epochs) >= options.epochs or 0 < options.patience <= waited
 
 
 def run_key(module: nn.Module, data: Data, val: Data, options: TrainOptions) -> str:
@@ -90,6 +113,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
                 "weights": checkpoint.weights,
                 "optimizer": checkpoint.optimizer,
                 "best": checkpoint.best,
+                "best_epoch": checkpoint.best_epoch,
+                "start_accuracy": checkpoint.start_accuracy,
             },
             file,
         )
@@ -108,6 +133,8 @@ def load(path: Path) -> Checkpoint:
             weights=raw["weights"],  # type: ignore[arg-type]  # checked by load_state_dict
             optimizer=raw["optimizer"],  # type: ignore[arg-type]  # checked by load_state_dict
             best=raw["best"],  # type: ignore[arg-type]  # checked by load_state_dict
+            best_epoch=raw["best_epoch"],  # type: ignore[arg-type]  # checked by use
+            start_accuracy=raw["start_accuracy"],  # type: ignore[arg-type]  # checked by use
         )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
         raise BadInputError(

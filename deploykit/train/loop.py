@@ -1,9 +1,11 @@
 """The one training loop: seeded, judged after every epoch, and able to go on where it stopped.
 
-Accelerate places data and weights on the device at hand. Every draw of an epoch depends on the
-seed and the epoch's number only, and the learning rate on the step's, so that a checkpoint needs
-weights and the optimizer's state and nothing else. On one machine with one number of threads,
-equal options give equal weights, interrupted or not.
+The network is any module that takes a batch and gives logits: a user's class, or the FX graph
+that pruning makes, whose `train` and `eval` rewrite it. Accelerate places data and weights on the
+device at hand. Every draw of an epoch depends on the seed and the epoch's number only, and the
+learning rate on the step's, so that a checkpoint needs weights and the optimizer's state and
+nothing else. On one machine with one number of threads, equal options give equal weights,
+interrupted or not.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from torch import Tensor, nn
 
 from deploykit.core.errors import BadInputError, CheckFailedError, EnvironmentFailedError
 from deploykit.core.progress import Progress, silent
-from deploykit.train import checkpoint
+from deploykit.train import checkpoint, events
 from deploykit.train.augment import augment, black_of
-from deploykit.train.checkpoint import Checkpoint, Epoch
+from deploykit.train.checkpoint import Checkpoint, Epoch, Weights
+from deploykit.train.events import Event
+from deploykit.train.fit import in_layout, layout_for
 from deploykit.train.losses import Loss, cross_entropy
 from deploykit.train.samples import Samples, generator, in_order, shuffled
 from deploykit.train.schedule import learning_rate
@@ -50,14 +54,18 @@ class TrainResult:
         module: on the CPU, in evaluation mode, with the weights of the best epoch.
         val_accuracy: its share of right answers on the validation data, 0 to 1. The epoch was
             chosen by it, so it flatters a little: report the accuracy on other data.
-        best_epoch: which epoch that was, counted from 0.
-        epochs: all of them, in order.
+        best_epoch: which epoch that was, counted from 0; `None`: the weights that training
+            started from were never surpassed (with `TrainOptions.count_start` only).
+        start_accuracy: of those weights on the validation data, 0 to 1; `None` where
+            `TrainOptions.count_start` is off and they were not judged.
+        epochs: all that were trained, in order.
         seconds: of all epochs, of earlier sittings too.
     """
 
     module: nn.Module
     val_accuracy: float
-    best_epoch: int
+    best_epoch: int | None
+    start_accuracy: float | None
     epochs: tuple[Epoch, ...]
     seconds: float
 
@@ -80,8 +88,9 @@ def train(
         val: drives the choice of the epoch, and nothing is learnt from it.
         options: how.
         folder: made if need be; holds the checkpoint of this very run (by options, data and
-            initial weights), from which a second call with the same arguments goes on. A loss
-            of one's own needs a folder of its own: code has no digest.
+            initial weights), from which a second call with the same arguments goes on, and
+            beside it a folder that TensorBoard shows (`tensorboard --logdir FOLDER`). A loss of
+            one's own needs a folder of its own: code has no digest.
         loss: what to minimise; `None` is cross-entropy with the options' label smoothing.
         progress: told after every step.
 
@@ -93,18 +102,20 @@ def train(
     _make(folder)
     path = folder / f"train-{checkpoint.run_key(module, data, val, options)[:16]}.pt"
     done = checkpoint.load(path) if path.exists() else None
-    if done is None or len(done.epochs) < options.epochs:
+    if done is None or not done.is_final(options):
         with _deterministic():
             run = _Run.start(
                 module, data, val, options, loss or cross_entropy(options.label_smoothing)
             )
             done = run.until_done(done, path, progress)
+    assert done.best_accuracy is not None  # one epoch at least was judged
     trained = deepcopy(module).cpu()
     trained.load_state_dict(done.best)
     return TrainResult(
         module=trained.eval(),
-        val_accuracy=done.epochs[done.best_epoch].val_accuracy,
+        val_accuracy=done.best_accuracy,
         best_epoch=done.best_epoch,
+        start_accuracy=done.start_accuracy,
         epochs=done.epochs,
         seconds=sum(epoch.seconds for epoch in done.epochs),
     )
@@ -121,17 +132,16 @@ class _Run:
     val: Loader
     loss: Loss
     black: Tensor
+    layout: torch.memory_format
     options: TrainOptions
 
     @classmethod
     def start(
         cls, module: nn.Module, data: Data, val: Data, options: TrainOptions, loss: Loss
     ) -> _Run:
-        for split in (data, val):
-            _check_fit(module, split)
+        layout = layout_for(module, data, val)
         accelerator = Accelerator()
-        # Channels last is the layout that convolutions on CPUs and GPUs are fastest in.
-        net = deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        net = deepcopy(module).to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         prepared, optimizer, batches, in_val = accelerator.prepare(
             net,
             _optimizer(net, options),
@@ -139,27 +149,61 @@ class _Run:
             in_order(Samples(val), _EVAL_BATCH),
         )
         black = black_of(data.preprocessing)
-        return cls(accelerator, prepared, optimizer, batches, in_val, loss, black, options)
+        return cls(accelerator, prepared, optimizer, batches, in_val, loss, black, layout, options)
 
     def until_done(self, done: Checkpoint | None, path: Path, progress: Progress) -> Checkpoint:
-        if done is not None:
+        if done is None:
+            done = self._beginning(progress)
+        else:
             self._plain_net().load_state_dict(done.weights)
             self.optimizer.load_state_dict(done.optimizer)
-        for number in range(len(done.epochs) if done else 0, self.options.epochs):
-            began = time.monotonic()
+        curves = path.with_suffix("") / events.FILE_NAME
+        began_s = time.time() - sum(epoch.seconds for epoch in done.epochs)
+        if self.accelerator.is_main_process:
+            # From the checkpoint, so that a run that was killed has each epoch once.
+            _make(curves.parent)
+            events.write(curves, self._events(done, began_s))
+        while not done.is_final(self.options):
+            number, began = len(done.epochs), time.monotonic()
             mean_loss = self._learn(number, progress)
             accuracy = self._judge()
             epoch = Epoch(mean_loss, accuracy, time.monotonic() - began)
-            done = self._checkpoint(done, epoch)
+            done = done.after(epoch, self._weights(), self.optimizer.state_dict())
             if self.accelerator.is_main_process:
+                events.append(curves, self._events(done, began_s)[-1])
                 checkpoint.save(path, done)
             progress(
                 f"epoch {number + 1}/{self.options.epochs}: loss {mean_loss:.4f}, "
                 f"val accuracy {accuracy:.2%}",
-                (number + 1) / self.options.epochs,
+                1.0 if done.is_final(self.options) else (number + 1) / self.options.epochs,
             )
-        assert done is not None  # options.epochs is at least 1
         return done
+
+    def _beginning(self, progress: Progress) -> Checkpoint:
+        start_accuracy = None
+        if self.options.count_start:
+            progress("judging the weights to start from", None)
+            start_accuracy = self._judge()
+        optimizer: dict[str, object] = self.optimizer.state_dict()
+        return Checkpoint((), weights := self._weights(), optimizer, weights, None, start_accuracy)
+
+    def _events(self, done: Checkpoint, began_s: float) -> list[Event]:
+        """One an epoch, counted from 1; 0 is the start. Their times leave out interruptions."""
+        per_epoch = len(self.batches)
+        found = []
+        if done.start_accuracy is not None:
+            found.append(Event(0, began_s, {"accuracy/val": done.start_accuracy}))
+        for number, epoch in enumerate(done.epochs, start=1):
+            began_s += epoch.seconds
+            scalars = {
+                "loss/train": epoch.loss,
+                "accuracy/val": epoch.val_accuracy,
+                "learning_rate": learning_rate(
+                    self.options, number * per_epoch - 1, self.options.epochs * per_epoch
+                ),
+            }
+            found.append(Event(number, began_s, scalars))
+        return found
 
     def _learn(self, number: int, progress: Progress) -> float:
         options, per_epoch = self.options, len(self.batches)
@@ -174,7 +218,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(options, step, steps)
             images = augment(batch[0], options, self.black, draws)
-            inputs = tuple(_channels_last(part) for part in (images, *batch[1:-1]))
+            inputs = tuple(in_layout(part, self.layout) for part in (images, *batch[1:-1]))
             with torch.autocast(
                 self.accelerator.device.type,
                 torch.bfloat16,
@@ -200,21 +244,17 @@ class _Run:
         right, count = 0, 0
         with torch.inference_mode():
             for *inputs, labels in self.val:
-                logits = net(*(_channels_last(part) for part in inputs))
+                logits = net(*(in_layout(part, self.layout) for part in inputs))
                 hits = self.accelerator.gather_for_metrics(logits.argmax(dim=1) == labels)
                 right += int(hits.sum())
                 count += len(hits)
         return right / count
 
-    def _checkpoint(self, done: Checkpoint | None, epoch: Epoch) -> Checkpoint:
-        weights = {
+    def _weights(self) -> Weights:
+        return {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in self._plain_net().state_dict().items()
         }
-        epochs = (*(done.epochs if done else ()), epoch)
-        better = done is None or epoch.val_accuracy > done.epochs[done.best_epoch].val_accuracy
-        best = weights if done is None or better else done.best
-        return Checkpoint(epochs, weights, self.optimizer.state_dict(), best)
 
     def _plain_net(self) -> nn.Module:
         net: nn.Module = self.accelerator.unwrap_model(self.net)
@@ -235,6 +275,8 @@ def _optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
         },
     ]
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise BadInputError("the network has no parameters to train (requires_grad is off for all)")
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
     return torch.optim.SGD(
@@ -243,27 +285,6 @@ def _optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
         momentum=options.momentum,
         nesterov=options.momentum > 0,
     )
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    if tensor.dim() != 4:
-        return tensor
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _check_fit(module: nn.Module, data: Data) -> None:
-    """Let a misfit of network and data fail here, with a line of its own."""
-    *inputs, _ = Samples.first(data)
-    net = deepcopy(module).cpu().eval()
-    try:
-        with torch.inference_mode():
-            net(*inputs)
-    except (RuntimeError, TypeError, ValueError) as error:
-        shapes = ", ".join(str(list(part.shape[1:])) for part in inputs)
-        raise BadInputError(
-            f"{data.name} (samples of shape {shapes}) does not fit the network: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
 
 
 def _make(folder: Path) -> None:

@@ -32,7 +32,12 @@ class TrainOptions:
         crop: images are shifted by up to so many pixels each way, the border filled with black.
         flip: images are mirrored left to right, half of them.
         precision: "float32", or "bfloat16" for mixed precision; weights are float32 in both.
+            (bfloat16 has float32's range, so it needs no scaling of the loss, as float16 does.)
         seed: of the order of the samples, the augmentation and dropout.
+        patience: training stops after so many epochs without a better accuracy on the validation
+            data; 0: never. The schedule is laid out for all `epochs` all the same.
+        count_start: the weights that training starts from are judged too and are a candidate for
+            the best: fine-tuning that never gets better returns what it was given.
     """
 
     epochs: int = 10
@@ -48,13 +53,15 @@ class TrainOptions:
     flip: bool = False
     precision: str = "float32"
     seed: int = 0
+    patience: int = 0
+    count_start: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} must be 1 or more, not {getattr(self, name)}")
-        for name in ("crop", "seed", "weight_decay"):
+        for name in ("crop", "seed", "weight_decay", "patience"):
             if not getattr(self, name) >= 0:
                 raise BadInputError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 < self.learning_rate < float("inf"):

@@ -26,8 +26,6 @@ class Samples(Dataset[tuple["Tensor", ...]]):
     """Batches as tuples of tensors: the inputs in order, then the labels."""
 
     def __init__(self, data: Data) -> None:
-        if not len(data):
-            raise BadInputError(f"{data.name} has no samples")
         self._data = data
         sample_bytes = sum(part.nbytes for part in self.first(data))
         self._kept: tuple[Tensor, ...] | None = None
@@ -37,9 +35,11 @@ class Samples(Dataset[tuple["Tensor", ...]]):
             self._kept = tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @staticmethod
-    def first(data: Data) -> tuple[Tensor, ...]:
-        """A batch of the first sample alone."""
-        return _tensors(data.batch([0]), data)
+    def first(data: Data, count: int = 1) -> tuple[Tensor, ...]:
+        """A batch of the first samples: `count` of them, or all where there are fewer."""
+        if not len(data):
+            raise BadInputError(f"{data.name} has no samples")
+        return _tensors(data.batch(range(min(count, len(data)))), data)
 
     def __len__(self) -> int:
         return len(self._data)

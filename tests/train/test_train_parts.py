@@ -35,6 +35,8 @@ from deploykit.train.schedule import learning_rate
         ({"weight_decay": float("nan")}, "weight_decay must be 0 or more, not nan"),
         ({"optimizer": "sdg"}, "optimizer 'sdg' is unknown; did you mean 'sgd'"),
         ({"schedule": "onecycle"}, "schedule 'onecycle' is unknown; did you mean 'one-cycle'"),
+        ({"patience": -1}, "patience must be 0 or more, not -1"),
+        ({"precision": "float16"}, "precision 'float16' is unknown; did you mean 'bfloat16'"),
         ({"precision": "half"}, "precision 'half' is unknown; known: bfloat16, float32"),
     ],
 )
