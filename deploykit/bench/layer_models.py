@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.bench.layer_shapes import LayerShape  # noqa: TC001  (msgspec reads the annotations)
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import onnx
 
+    from deploykit.bench.layer_shapes import LayerShape
     from deploykit.load.data import Array
 
 _IR_VERSION, _OPSET = 8, 17  # what every onnxruntime from 1.20 on reads

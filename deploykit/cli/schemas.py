@@ -19,6 +19,7 @@ import msgspec
 import deploykit
 from deploykit.bench.diagnosis import DOCTOR, Diagnosis
 from deploykit.bench.inspection import INSPECTION, Inspection
+from deploykit.bench.layer_cache import LAYER_TIMES, LayerTimes
 from deploykit.bench.result import BENCH, BenchResult
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
@@ -57,6 +58,7 @@ KINDS = (
     Kind(BENCH, BenchResult),
     Kind(DOCTOR, Diagnosis),
     Kind(INSPECTION, Inspection),
+    Kind(LAYER_TIMES, LayerTimes),
     Kind(RECIPE, Recipe),
     Kind(REPORT, Report),
 )
