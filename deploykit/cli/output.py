@@ -26,6 +26,8 @@ json_option = click.option(
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Draw no progress.")
 
+_ALMOST = 1 - 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -66,21 +68,34 @@ def _drawn(quiet: bool, still: bool) -> Iterator[Progress]:
     from rich import progress as bars
     from rich.console import Console
 
+    from deploykit.cli.time_left import TimeLeft
+
     columns = (
         bars.SpinnerColumn(),
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=24),
         bars.TimeElapsedColumn(),
+        bars.TextColumn("{task.fields[left]}"),
     )
     with bars.Progress(
         *columns, console=Console(stderr=True), transient=True, auto_refresh=not still
     ) as bar:
-        task = bar.add_task("", total=None)
+        # Ours, for rich's own knows nothing where steps are more than half a minute apart.
+        left = TimeLeft()
+        task = bar.add_task("", total=None, left="")
 
         def draw(message: str, share: float | None) -> None:
             total = None if share is None else 1.0
+            # A full bar would stop the clock, and other work may follow.
+            completed = min(share or 0.0, _ALMOST)
+            text = left.text(share)
             bar.update(
-                task, description=message, total=total, completed=share or 0.0, refresh=still
+                task,
+                description=message,
+                total=total,
+                completed=completed,
+                refresh=still,
+                left=text,
             )
 
         yield draw
