@@ -1,0 +1,202 @@
+"""Does a network of the user's class compute what the cut graph does?
+
+In float64, with random norms and scales (as the oracle has them), in evaluation mode, with two
+batch sizes: a class that took a width from the wrong place can run and be wrong in the fourth
+decimal, and one that holds a batch size runs with one batch only.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deploykit.compress.prune.class_copy import smaller
+from deploykit.compress.prune.oracle import LIMIT
+from deploykit.load.quiet import quiet_torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from torch import Tensor, nn
+    from torch.fx import GraphModule
+
+    from deploykit.compress.prune.graph import Program
+    from deploykit.core.types import Model, TensorSpec
+
+_LONGEST = 160  # characters of a class's own words
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAgreement:
+    """What became of a class with the plan's sizes.
+
+    Attributes:
+        difference: the largest from the cut graph, relative to the largest output; `None` where
+            the class did not run.
+        why: what it raised and in which module, or "".
+    """
+
+    difference: float | None
+    why: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it runs and computes the same."""
+        return self.difference is not None and self.difference < LIMIT
+
+    @property
+    def reason(self) -> str:
+        """Why the class cannot be kept, in a phrase; "" where it can."""
+        if self.agrees:
+            return ""
+        if self.difference is None:
+            return self.why
+        return f"it runs and its outputs differ by {self.difference:.1e} from the cut graph's"
+
+
+def class_agreement(
+    model: Model, program: Program, small: GraphModule, seed: int = 0
+) -> ClassAgreement:
+    """Compare the class with the cut graph.
+
+    Args:
+        model: the network; not changed.
+        program: of it.
+        small: cut from `oracle.in_float64(program, seed)`, in evaluation mode.
+        seed: of the inputs.
+    """
+    try:
+        module = smaller(model.module, program.module.graph, small, _doubled).eval()
+    except Exception as error:  # noqa: BLE001  (users' classes raise what they like)
+        return ClassAgreement(None, f"it cannot be copied: {said(error)}")
+    worst = 0.0
+    for sizes in batches(model.inputs):
+        with in_double():
+            found = _compared(module, small, model.inputs, sizes, seed)
+        if not found.agrees:
+            return found
+        worst = max(worst, found.difference or 0.0)
+    return ClassAgreement(worst)
+
+
+def _compared(
+    module: nn.Module,
+    small: GraphModule,
+    inputs: Sequence[TensorSpec],
+    sizes: dict[str, int],
+    seed: int,
+) -> ClassAgreement:
+    from deploykit.load.calls import arguments, named_outputs
+    from deploykit.load.synthetic import synthetic_feeds
+
+    call = arguments(module, inputs, synthetic_feeds(inputs, sizes, seed))
+    args = [_doubled(arg) for arg in call.args]
+    kwargs = {name: _doubled(arg) for name, arg in call.kwargs.items()}
+    feeds = args or [kwargs[spec.name] for spec in inputs]
+    expected = list(named_outputs(small(*(feed.clone() for feed in feeds))).values())
+    with quiet_torch(), running(module) as place:
+        try:
+            got = list(named_outputs(module(*args, **kwargs)).values())
+        except Exception as error:  # noqa: BLE001  (users' classes raise what they like)
+            where = f" in {place[-1]}" if place and place[-1] else ""
+            return ClassAgreement(None, f"it does not run{where}: {said(error)}")
+    if [a.shape for a in expected] != [b.shape for b in got]:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in got)
+        return ClassAgreement(None, f"its outputs have another shape: {shapes}")
+    return ClassAgreement(_difference(expected, got))
+
+
+def _difference(expected: Sequence[Tensor], got: Sequence[Tensor]) -> float:
+    import torch
+
+    worst, scale = 0.0, 0.0
+    for a, b in zip(expected, got, strict=True):
+        if not a.numel():
+            continue
+        if not torch.isfinite(b).all():
+            return float("inf")
+        worst = max(worst, float((a.double() - b.double()).abs().max()))
+        scale = max(scale, float(a.abs().max()))
+    return worst / (scale or 1.0)
+
+
+def batches(inputs: Sequence[TensorSpec]) -> list[dict[str, int]]:
+    """Sizes of the dynamic dimensions: two small ones each, where the network allows two."""
+    from deploykit.load.capture import example_sizes
+    from deploykit.load.synthetic import dims_of
+
+    first = example_sizes(inputs)
+    second = {
+        name: first[name] + dim.step
+        if dim.high is None or first[name] + dim.step <= dim.high
+        else max(first[name] - dim.step, dim.low)
+        for name, dim in dims_of(inputs).items()
+    }
+    return [first, second] if second != first else [first]
+
+
+def said(error: Exception) -> str:
+    """An error in one line."""
+    line = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+
+
+@contextmanager
+def running(module: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that are being run, innermost last; stays as an error left it."""
+    place: list[str] = []
+    hooks = []
+    for name, part in module.named_modules():
+        hooks.append(part.register_forward_pre_hook(lambda *_, name=name: place.append(name)))
+        hooks.append(part.register_forward_hook(lambda *_: void(place.pop())))
+    try:
+        yield place
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def void(value: object) -> None:
+    """Hooks that return something change the result."""
+    del value
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    import torch
+
+    if not tensor.is_floating_point():
+        return tensor
+    wide = tensor.detach().double()
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(wide, requires_grad=tensor.requires_grad)
+    return wide
+
+
+@contextmanager
+def in_double() -> Iterator[None]:
+    """Run what asks for float32 in float64: casts, and tensors made on the way. No gradients."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_map
+
+    narrow = {torch.float32, torch.float16, torch.bfloat16}
+
+    def wide(value: Any) -> Any:
+        return torch.float64 if isinstance(value, torch.dtype) and value in narrow else value
+
+    class Widened(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            del types
+            return func(*tree_map(wide, args), **tree_map(wide, kwargs or {}))
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), Widened():
+            yield
+    finally:
+        torch.set_default_dtype(before)

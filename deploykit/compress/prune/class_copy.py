@@ -1,0 +1,57 @@
+"""A network of the user's own class with the tensors of the cut graph."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from deploykit.compress.prune.attributes import changes_of, repair
+from deploykit.compress.prune.graph import attribute
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+    from torch.fx import Graph, GraphModule
+
+
+def smaller(
+    module: nn.Module,
+    graph: Graph,
+    small: GraphModule,
+    rest: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """A copy of the network with the tensors of the cut graph, its attributes repaired.
+
+    Args:
+        module: not changed.
+        graph: of the original network.
+        small: the cut graph; the copy shares its tensors.
+        rest: what becomes of tensors that the graph does not use; copied where not given.
+
+    Raises:
+        Exception: whatever the class raises when it is copied.
+    """
+    memo: dict[int, object] = {}
+    for name in {str(n.target) for n in small.graph.nodes if n.op == "get_attr"}:
+        old = tensor_of(module, name)
+        if old is not None:
+            memo[id(old)] = attribute(small, name)
+    if rest is not None:
+        for tensor in (*module.parameters(), *module.buffers()):
+            memo.setdefault(id(tensor), rest(tensor))
+    # Wherever the module holds a tensor, tied or in a list, its copy holds the cut one; nothing
+    # is copied only to be thrown away.
+    made = copy.deepcopy(module, memo)
+    repair(made, changes_of(graph, small.graph))
+    return made
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor | None:
+    """A tensor of a module by its qualified name; `None` where it has none."""
+    import torch
+
+    found: object = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, torch.Tensor) else None
