@@ -27,6 +27,7 @@ NEED_TORCH = {
     "deploykit.train.fit",
     "deploykit.train.losses",
     "deploykit.train.loop",
+    "deploykit.train.optimizer",
     "deploykit.train.samples",
 }
 _IMPORT_ALL = """

@@ -21,7 +21,8 @@ def command(
     """Train the network of RECIPE (a folder with recipe.toml, or the file).
 
     The weights go where the recipe says. Training that was interrupted goes on where it stopped
-    when the same command is given again.
+    when the same command is given again. TensorBoard shows loss, learning rate and accuracy:
+    tensorboard --logdir models/student/.deploykit/train
     """
     from deploykit.flow.train import train_recipe
     from deploykit.load.recipe import load_recipe

@@ -1,11 +1,10 @@
 """The one training loop: seeded, judged after every epoch, and able to go on where it stopped.
 
 The network is any module that takes a batch and gives logits: a user's class, or the FX graph
-that pruning makes, whose `train` and `eval` rewrite it. Accelerate places data and weights on the
-device at hand. Every draw of an epoch depends on the seed and the epoch's number only, and the
-learning rate on the step's, so that a checkpoint needs weights and the optimizer's state and
-nothing else. On one machine with one number of threads, equal options give equal weights,
-interrupted or not.
+that pruning makes. Accelerate places data and weights on the device at hand. Every draw of an
+epoch depends on the seed and the epoch's number only, and the learning rate on the step's, so that
+a checkpoint needs weights and the optimizer's state and nothing else. On one machine with one
+number of threads, equal options give equal weights, interrupted or not.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from deploykit.core.errors import BadInputError, CheckFailedError, EnvironmentFailedError
+from deploykit.core.errors import CheckFailedError, EnvironmentFailedError
 from deploykit.core.progress import Progress, silent
-from deploykit.train import checkpoint, events
+from deploykit.train import checkpoint
 from deploykit.train.augment import augment, black_of
 from deploykit.train.checkpoint import Checkpoint, Epoch, Weights
-from deploykit.train.events import Event
+from deploykit.train.curves import Curves
 from deploykit.train.fit import in_layout, layout_for
 from deploykit.train.losses import Loss, cross_entropy
+from deploykit.train.optimizer import optimizer_for
 from deploykit.train.samples import Samples, generator, in_order, shuffled
 from deploykit.train.schedule import learning_rate
 
@@ -144,7 +144,7 @@ class _Run:
         net = deepcopy(module).to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         prepared, optimizer, batches, in_val = accelerator.prepare(
             net,
-            _optimizer(net, options),
+            optimizer_for(net, options),
             shuffled(Samples(data), options.batch_size, options.seed),
             in_order(Samples(val), _EVAL_BATCH),
         )
@@ -157,12 +157,10 @@ class _Run:
         else:
             self._plain_net().load_state_dict(done.weights)
             self.optimizer.load_state_dict(done.optimizer)
-        curves = path.with_suffix("") / events.FILE_NAME
-        began_s = time.time() - sum(epoch.seconds for epoch in done.epochs)
+        curves = Curves(path.with_suffix(""), self.options, len(self.batches))
         if self.accelerator.is_main_process:
-            # From the checkpoint, so that a run that was killed has each epoch once.
-            _make(curves.parent)
-            events.write(curves, self._events(done, began_s))
+            _make(path.with_suffix(""))
+            curves.begin(done)
         while not done.is_final(self.options):
             number, began = len(done.epochs), time.monotonic()
             mean_loss = self._learn(number, progress)
@@ -170,7 +168,7 @@ class _Run:
             epoch = Epoch(mean_loss, accuracy, time.monotonic() - began)
             done = done.after(epoch, self._weights(), self.optimizer.state_dict())
             if self.accelerator.is_main_process:
-                events.append(curves, self._events(done, began_s)[-1])
+                curves.add_last(done)
                 checkpoint.save(path, done)
             progress(
                 f"epoch {number + 1}/{self.options.epochs}: loss {mean_loss:.4f}, "
@@ -186,24 +184,6 @@ class _Run:
             start_accuracy = self._judge()
         optimizer: dict[str, object] = self.optimizer.state_dict()
         return Checkpoint((), weights := self._weights(), optimizer, weights, None, start_accuracy)
-
-    def _events(self, done: Checkpoint, began_s: float) -> list[Event]:
-        """One an epoch, counted from 1; 0 is the start. Their times leave out interruptions."""
-        per_epoch = len(self.batches)
-        found = []
-        if done.start_accuracy is not None:
-            found.append(Event(0, began_s, {"accuracy/val": done.start_accuracy}))
-        for number, epoch in enumerate(done.epochs, start=1):
-            began_s += epoch.seconds
-            scalars = {
-                "loss/train": epoch.loss,
-                "accuracy/val": epoch.val_accuracy,
-                "learning_rate": learning_rate(
-                    self.options, number * per_epoch - 1, self.options.epochs * per_epoch
-                ),
-            }
-            found.append(Event(number, began_s, scalars))
-        return found
 
     def _learn(self, number: int, progress: Progress) -> float:
         options, per_epoch = self.options, len(self.batches)
@@ -259,32 +239,6 @@ class _Run:
     def _plain_net(self) -> nn.Module:
         net: nn.Module = self.accelerator.unwrap_model(self.net)
         return net
-
-
-def _optimizer(net: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    """Weight decay for matrices and kernels, none for biases and normalisation."""
-    learnt = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in learnt if parameter.dim() > 1],
-            "weight_decay": options.weight_decay,
-        },
-        {
-            "params": [parameter for parameter in learnt if parameter.dim() <= 1],
-            "weight_decay": 0.0,
-        },
-    ]
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise BadInputError("the network has no parameters to train (requires_grad is off for all)")
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(options.momentum, 0.999))
-    return torch.optim.SGD(
-        groups,
-        lr=options.learning_rate,
-        momentum=options.momentum,
-        nesterov=options.momentum > 0,
-    )
 
 
 def _make(folder: Path) -> None:

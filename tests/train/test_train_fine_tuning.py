@@ -46,10 +46,10 @@ class Net(nn.Module):
         return logits
 
 
-class Graph(fx.GraphModule):
-    """The form that pruning gives: `train` and `eval` rewrite the graph."""
+class Rewriting(fx.GraphModule):
+    """`train` and `eval` rewrite the graph."""
 
-    def train(self, mode: bool = True) -> Graph:
+    def train(self, mode: bool = True) -> Rewriting:
         for node in self.graph.nodes:
             if node.target is aten.batch_norm.default:
                 node.update_arg(5, mode)
@@ -65,7 +65,7 @@ def _net() -> Net:
         return Net()
 
 
-def _graph() -> Graph:
+def _graph(kind: type[fx.GraphModule]) -> fx.GraphModule:
     """`_net` as ATen operators, with the names that its parameters have there."""
     graph = fx.Graph()
 
@@ -74,13 +74,15 @@ def _graph() -> Graph:
 
     x = graph.placeholder("x")
     get = graph.get_attr
+    # As pruning makes it, a graph asks its module for the mode.
+    mode = True if kind is Rewriting else get("training")
     x = call(aten.conv2d.default, x, get("conv.weight"), get("conv.bias"), [2, 2], [1, 1])
     norm = (get(f"norm.{name}") for name in ("weight", "bias", "running_mean", "running_var"))
-    x = call(aten.batch_norm.default, x, *norm, True, 0.1, 1e-5, True)
+    x = call(aten.batch_norm.default, x, *norm, mode, 0.1, 1e-5, True)
     x = call(aten.flatten.using_ints, call(aten.relu.default, x), 1)
-    x = call(aten.dropout.default, x, 0.2, True)
+    x = call(aten.dropout.default, x, 0.2, mode)
     graph.output(call(aten.linear.default, x, get("out.weight"), get("out.bias")))
-    return Graph(_net(), graph)
+    return kind(_net(), graph)
 
 
 def _unlearn(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
@@ -113,10 +115,11 @@ def _stop_at(share: float) -> Any:
     return stop
 
 
+@pytest.mark.parametrize("kind", [fx.GraphModule, Rewriting])
 def test_an_fx_graph_learns_bit_for_bit_what_its_class_learns(
-    trained: TrainResult, tmp_path: Path
+    trained: TrainResult, tmp_path: Path, kind: type[fx.GraphModule]
 ) -> None:
-    given = _graph().eval()
+    given = _graph(kind).eval()
     before, code = {k: v.clone() for k, v in given.state_dict().items()}, given.code
     with pytest.raises(KeyboardInterrupt):
         train(given, TRAIN, VAL, OPTIONS, folder=tmp_path, progress=_stop_at(0.6))
@@ -126,7 +129,7 @@ def test_an_fx_graph_learns_bit_for_bit_what_its_class_learns(
     assert list(found.module.state_dict()) == list(given.state_dict())
     assert _same(found.module, trained.module)
     assert [e.val_accuracy for e in found.epochs] == [e.val_accuracy for e in trained.epochs]
-    assert given.code == code  # still in evaluation mode
+    assert (given.training, given.code) == (False, code)
     assert all(torch.equal(tensor, before[key]) for key, tensor in given.state_dict().items())
     x = torch.from_numpy(VAL.batch(range(50)).inputs["x"])
     with torch.inference_mode():
