@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _POLL_S = 0.05
+_WAITING = 4
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _LAST_LINES = 20_000  # bytes of standard error in which the reason is looked for
@@ -28,7 +30,8 @@ class Limits:
     """What a child may use.
 
     Attributes:
-        seconds: from its start.
+        seconds: of the processor, so that what else the machine does matters little; and four
+            times as many in all, for one that waits.
         rss_bytes: resident at any time, as polled; imports included.
     """
 
@@ -59,10 +62,10 @@ def ask(module: str, network: str, limits: Limits) -> Outcome:
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits) -> str:
     """Wait for its end, or end it; why it was ended, or ""."""
-    until = time.monotonic() + limits.seconds
+    until = time.monotonic() + _WAITING * limits.seconds
     try:
         while child.poll() is None:
-            if time.monotonic() > until:
+            if time.monotonic() > until or _cpu_seconds(child.pid) > limits.seconds:
                 return f"not done after {limits.seconds:.0f} s"
             if _resident_bytes(child.pid) > limits.rss_bytes:
                 return f"over {limits.rss_bytes / 1e9:.1f} GB of memory"
@@ -71,6 +74,14 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits) -> str:
     finally:
         child.kill()
         child.wait()
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:  # proc_pid_stat(5): fields 14 and 15; the second, in brackets, may have blanks
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+    except (OSError, IndexError):  # it has just ended, or the system does not tell
+        return 0.0
 
 
 def _resident_bytes(pid: int) -> int:

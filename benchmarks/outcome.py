@@ -1,5 +1,6 @@
 """What became of one network that was to be pruned, told line by line by the child that tried.
 
+Its times are of the processor (one thread), so that what else the machine does matters little.
 A child prints the whole record again, as one line of JSON, whenever it has learnt more: what was
 known is not lost when it is ended for taking too long.
 """

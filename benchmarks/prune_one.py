@@ -1,0 +1,196 @@
+"""`python -m benchmarks.prune_one NETWORK`: one network pruned by deploykit; prints `Outcome`s.
+
+The L2 norm over the group, every group by the same share of its channels, as the peer is asked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import process_time
+from typing import TYPE_CHECKING
+
+from benchmarks import packages, zoo
+from benchmarks.outcome import RATIOS, Outcome, Trial, reason, tell
+from benchmarks.pruned import held, parameters, run
+from deploykit.bench import memory
+from deploykit.compress.prune.options import PruneOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.plan import Plan
+    from deploykit.compress.prune.structure import Structure
+    from deploykit.core.types import Model
+
+_SEED = 0
+_MOST_REASONS = 8
+_HIGHEST_BATCH = 3  # parity is looked at with batches of 1 and 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The network under the knife, analysed."""
+
+    model: Model
+    program: Program
+    structure: Structure
+
+
+def main(key: str) -> None:
+    """Analyse once; then both ratios in turn."""
+    packages.on_path()
+    import torch
+
+    torch.set_num_threads(1)
+    _warm_up()
+    network = zoo.named(key)
+    model = _declared(zoo.build(network), network.size)
+    total, size = parameters(model.module), held(model.module)
+    outcome = Outcome(key, total, size)
+    tell(outcome)
+    memory.start()
+    began = process_time()
+    try:
+        subject = _analysed(model)
+    except Exception as error:  # noqa: BLE001  (a failure of ours is an outcome, too)
+        tell(replace(outcome, why=reason(error)))
+        return
+    outcome = replace(
+        outcome, analysis_s=process_time() - began, locked=_reasons(subject.structure)
+    )
+    images = torch.randn(2, 3, network.size, network.size)
+    for ratio in RATIOS:
+        outcome = _try(outcome, subject, images, ratio)
+
+
+def _try(outcome: Outcome, subject: _Subject, images: object, ratio: float) -> Outcome:
+    import torch
+
+    tell(outcome.with_trial(Trial(ratio, why="it ended while it was cut")))
+    assert isinstance(images, torch.Tensor)
+    began = process_time()
+    try:
+        plan, small = _cut(subject, ratio)
+    except Exception as error:  # noqa: BLE001  (a failure of ours is an outcome, too)
+        outcome = outcome.with_trial(Trial(ratio, why=reason(error)))
+        tell(outcome)
+        return outcome
+    trial = Trial(ratio, process_time() - began, parameters(small))
+    if ratio == RATIOS[0]:
+        outcome = replace(outcome, peak_rss_bytes=memory.peak_bytes())
+    tell(outcome.with_trial(replace(trial, why="it ended while the pruned network ran")))
+    with torch.no_grad():
+        shape = subject.model.module(images).shape
+    trial = run(small, images, shape, trial)
+    small.zero_grad(set_to_none=True)
+    steps: list[Callable[[Trial], Trial]] = [
+        lambda known: replace(known, exact_error=_exact(subject, plan))
+    ]
+    if ratio == RATIOS[0]:
+        steps += [
+            lambda known: _kept_class(subject, plan, known),
+            lambda known: replace(known, parity=_parity(subject, small)),
+        ]
+    for step in steps:
+        tell(outcome.with_trial(trial))
+        try:
+            trial = step(trial)
+        except Exception as error:  # noqa: BLE001  (a failure of ours is an outcome, too)
+            trial = replace(trial, why=trial.why or reason(error))
+    outcome = outcome.with_trial(trial)
+    tell(outcome)
+    return outcome
+
+
+def _declared(module: nn.Module, size: int) -> Model:
+    from deploykit.core.types import Model
+    from deploykit.load.inputs import parse_inputs
+
+    name = next(iter(inspect.signature(module.forward).parameters))
+    shape = f"N[1..{_HIGHEST_BATCH}]x3x{size}x{size}"
+    return Model(module, parse_inputs([f"{name}={shape}"]))
+
+
+def _analysed(model: Model) -> _Subject:
+    from deploykit.compress.prune.analyse import analyse
+    from deploykit.compress.prune.graph import program_of
+
+    program = program_of(model)
+    return _Subject(model, program, analyse(program))
+
+
+def _cut(subject: _Subject, ratio: float) -> tuple[Plan, nn.Module]:
+    from deploykit.compress.prune.cut import cut, plan_of
+    from deploykit.compress.prune.score import score
+    from deploykit.compress.prune.select import select
+
+    options = PruneOptions(ratio=ratio, of="channels", scope="layer", criterion="l2", align="1")
+    module = subject.model.module
+    selection = select(
+        subject.structure,
+        score(module, subject.structure, options.criterion),
+        options,
+        shapes={name: tuple(tensor.shape) for name, tensor in module.named_parameters()},
+    )
+    sizes = {name: tuple(tensor.shape) for name, tensor in subject.program.tensors.items()}
+    plan = plan_of(subject.structure, selection.removed, sizes)
+    return plan, cut(subject.program, plan)
+
+
+def _exact(subject: _Subject, plan: Plan) -> float:
+    from deploykit.compress.prune.oracle import agreement
+
+    return agreement(subject.program, plan, subject.model.inputs, _SEED).difference
+
+
+def _kept_class(subject: _Subject, plan: Plan, trial: Trial) -> Trial:
+    """Whether the user's own class, smaller, runs and agrees with the graph."""
+    from deploykit.compress.prune.keep_class import CannotKeepClassError, keep_class
+
+    try:
+        keep_class(subject.model, subject.program, plan, seed=_SEED)
+    except CannotKeepClassError as error:
+        return replace(trial, intact=False, how=f"as a graph: {reason(error)}")
+    return replace(trial, intact=True)
+
+
+def _parity(subject: _Subject, small: nn.Module) -> float:
+    """Worst relative difference of the ONNX file from the pruned network, over some batches."""
+    from deploykit.export.options import ExportOptions
+    from deploykit.export.torch_to_onnx import export_model
+    from deploykit.flow.verify import parity
+    from deploykit.load.calls import run_module
+
+    model = replace(subject.model, module=small.eval())
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export_model(model, Path(folder), ExportOptions())
+        found = parity(
+            exported.artifact, lambda feeds: run_module(model.module, model.inputs, feeds), None
+        )
+    return max(check.value if check.value is not None else float("inf") for check in found.checks)
+
+
+def _reasons(structure: Structure) -> tuple[str, ...]:
+    """Why groups are locked, the most frequent first."""
+    counted = Counter(group.locked for group in structure.groups if group.locked)
+    return tuple(f"{number} x {why}" for why, number in counted.most_common(_MOST_REASONS))
+
+
+def _warm_up() -> None:
+    """Capture and cut a small network: what is imported on the way is no network's own cost."""
+    from torch import nn
+
+    small = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    _cut(_analysed(_declared(small.eval(), 8)), RATIOS[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
