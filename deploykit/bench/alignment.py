@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import gcd, prod
-from statistics import mean, median
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from deploykit.bench.layer_models import Probe, SizedLayer
-from deploykit.bench.layer_survey import half_width
+from deploykit.bench.layer_survey import faster_half, half_width
 from deploykit.bench.layer_table import fast_counts, rules_for, time_all
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def measure_alignment(
             pairs[writer].text,
             writer.outputs,
             tuple(
-                CountLatency(count, median(blocks[probe]), half_width(blocks[probe]))
+                CountLatency(count, faster_half(blocks[probe]), half_width(blocks[probe]))
                 for count, probe in by_count.items()
             ),
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,6 +89,19 @@ def write_probes(probes: Sequence[Probe], path: Path, seed: int) -> None:
     graph = helper.make_graph(
         parts.nodes, "probes", parts.inputs, parts.outputs, list(parts.constants.values())
     )
+    opsets = [helper.make_opsetid("", _OPSET)]
+    onnx.save(helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=opsets), path)
+
+
+def write_idle_chain(length: int, path: Path) -> None:
+    """Write a model of kernels that do next to nothing, one after another, for `x` of shape [1]."""
+    import onnx
+    from onnx import helper
+
+    names = ["x", *(f"v{number}" for number in range(length))]
+    nodes = [helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)]
+    first, last = (_value(name, (1,), np.float32) for name in (names[0], names[-1]))
+    graph = helper.make_graph(nodes, "idle", [first], [last])
     opsets = [helper.make_opsetid("", _OPSET)]
     onnx.save(helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=opsets), path)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from deploykit.bench.layer_cache import LayerCache
 from deploykit.bench.layer_grid import LINE_COUNTS, Surface, grid_of, points_of
 from deploykit.bench.layer_models import Probe, SizedLayer
-from deploykit.bench.layer_survey import SurveyRules, half_width, measuring, survey
+from deploykit.bench.layer_survey import SurveyRules, faster_half, half_width, measuring, survey
 from deploykit.bench.machine import machine_facts
 from deploykit.core.errors import BadInputError, nearest
 
@@ -175,7 +175,7 @@ def measure_table(
     rules = rules_for(layers, budget_s)
     blocks = time_all(probes, target, folder, rules, progress)
     surfaces = {
-        shape: Surface(shape, grids[shape], {p: median(blocks[x]) for p, x in by_pair.items()})
+        shape: Surface(shape, grids[shape], {p: faster_half(blocks[x]) for p, x in by_pair.items()})
         for shape, by_pair in wanted.items()
     }
     widths = [width for own in blocks.values() if (width := half_width(own)) is not None]

@@ -5,11 +5,14 @@ neither the call from Python counts nor what only a model of single layers needs
 layout of its inputs and outputs. What the runtime does between two layers of a probe does count.
 
 The profiler cuts times to whole microseconds, half of one too short on average, which is put back.
-One block is one session; the middle half of its times is averaged (the interquartile mean), which
-outliers do not move and which is finer than the microseconds that it is made of.
+It also takes time itself within what it measures, about 2 us a kernel: as much as kernels that do
+nothing seem to take in a profile beyond what they add to a call without one, and that is taken off.
+One block is one session; the faster half of its times is averaged. Whatever else runs on the
+machine only ever adds time, so that fast calls say more about the layer than slow ones (Chen &
+Revels, "Robust benchmarking in noisy environments", 2016, section III), and their mean is finer
+than the microseconds that it is made of.
 
-Source: ONNX Runtime, core/common/profiler.cc (`TimeDiffMicroSeconds`); the interquartile mean is
-the 25 % trimmed mean of Huber & Ronchetti, "Robust Statistics", 2009, section 3.3.
+Source of the clock: ONNX Runtime, core/common/profiler.cc (`TimeDiffMicroSeconds`).
 """
 
 from __future__ import annotations
@@ -17,20 +20,23 @@ from __future__ import annotations
 import json
 import re
 import time
+from array import array
 from collections import defaultdict
-from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from deploykit.bench import timing
+from deploykit.bench.layer_models import write_idle_chain
+from deploykit.bench.layer_survey import faster_half
 from deploykit.core.errors import BadInputError
 from deploykit.load.artifacts import load_artifact
 from deploykit.runtimes import ort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
-    from deploykit.bench.protocol import TimeProbes
     from deploykit.core.measurement import Target
     from deploykit.core.types import TensorSpec
     from deploykit.load.data import Array
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 WARM_UP_CALLS = 3
 FEWEST_CALLS, MOST_CALLS = 8, 60
 _KERNEL = "_kernel_time"
+_IDLE_KERNELS, _IDLE_CALLS, _IDLE_NS = 100, 2000, 50_000_000
 _CUT_NS = 500  # what a time in whole microseconds lacks on average
 _PLACE = re.compile(r"(?:^|_)(\d+)/(\d+)/")
 _END = "Slice"  # ours, at the end of each probe
@@ -67,28 +74,67 @@ def check_target(target: Target) -> None:
         )
 
 
-def time_probes(request: TimeProbes) -> tuple[float, ...]:
-    """Open a model of probes and time them; see the module.
+class LayerClock:
+    """Times models of probes on one target; see the module.
 
     Args:
-        request: the model, the target and how long to go on. CPUs are pinned by the caller.
-
-    Returns:
-        Nanoseconds of each probe, in order.
-
-    Raises:
-        BadInputError: the runtime refuses the model.
+        target: CPUs are pinned by the caller.
+        folder: may be written to.
     """
-    path = Path(request.model)
-    session = ort.CPU.open(load_artifact(path), request.target, profile_to=path.with_suffix(""))
+
+    def __init__(self, target: Target, folder: Path) -> None:
+        self._target = target
+        self._profiler_ns = _profiler_ns(target, folder)
+
+    def time(self, model: Path, probes: int, duration_ns: int) -> tuple[float, ...]:
+        """Open a model and time its probes.
+
+        Args:
+            model: written by `deploykit.bench.layer_models`, in a folder that may be written to.
+            probes: how many there are in it.
+            duration_ns: how long to call it, within limits.
+
+        Returns:
+            Nanoseconds of each probe, in order.
+
+        Raises:
+            BadInputError: the runtime refuses the model.
+        """
+        events = _profile(model, self._target, duration_ns)
+        return block_of(events, probes, _CUT_NS - self._profiler_ns)
+
+
+def _profile(model: Path, target: Target, duration_ns: int) -> list[Event]:
+    session = ort.CPU.open(load_artifact(model), target, profile_to=model.with_suffix(""))
     try:
-        call_for(session.bind(_feeds(session.inputs)), request.duration_ns)
+        call_for(session.bind(_feeds(session.inputs)), duration_ns)
         profile = session.end_profile()
     finally:
         session.close()
     events: list[Event] = json.loads(profile.read_bytes())
     profile.unlink()
-    return block_of(events, request.probes)
+    return events
+
+
+def _profiler_ns(target: Target, folder: Path) -> float:
+    """What the profiler adds to a kernel: its time in a profile less its time in a call."""
+    path = folder / "idle.onnx"
+    calls: dict[int, float] = {}
+    for length in (1, 1 + _IDLE_KERNELS):
+        write_idle_chain(length, path)
+        session = ort.CPU.open(load_artifact(path), target)
+        calls[length] = _call_ns(session.bind(_feeds(session.inputs)))
+        session.close()
+    in_calls = (calls[1 + _IDLE_KERNELS] - calls[1]) / _IDLE_KERNELS
+    events = _profile(path, target, _IDLE_NS)
+    kernels = [float(event["dur"]) for event in events if event["name"].endswith(_KERNEL)]
+    return max(faster_half(kernels) * 1000 + _CUT_NS - in_calls, 0.0)
+
+
+def _call_ns(call: Callable[[], object]) -> float:
+    room = array("q", [0]) * _IDLE_CALLS
+    taken = timing.take(call, time.perf_counter_ns, room, _IDLE_NS)
+    return faster_half(room[:taken])
 
 
 def call_for(call: Callable[[], object], duration_ns: int) -> None:
@@ -103,13 +149,17 @@ def call_for(call: Callable[[], object], duration_ns: int) -> None:
 
 
 def block_of(
-    events: Sequence[Event], probes: int, warm_up_calls: int = WARM_UP_CALLS
+    events: Sequence[Event],
+    probes: int,
+    offset_ns: float = _CUT_NS,
+    warm_up_calls: int = WARM_UP_CALLS,
 ) -> tuple[float, ...]:
-    """The nanoseconds of each probe from a profile: the interquartile mean over its calls.
+    """The nanoseconds of each probe from a profile: the mean of its faster calls.
 
     Args:
         events: entries of ONNX Runtime's profile, in any order.
         probes: how many there are.
+        offset_ns: is added to the time of each kernel, which never gets shorter than 0.
         warm_up_calls: how many calls at the start are left out.
 
     Raises:
@@ -118,24 +168,17 @@ def block_of(
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
     bounds = np.array(starts[warm_up_calls:])
     spent: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for probe, start, ns in _kernels(events):
+    for probe, start, ns in _kernels(events, offset_ns):
         call = int(np.searchsorted(bounds, start, side="right")) - 1
         if call >= 0:
             spent[probe][call] += ns
     for probe in range(probes):
         if probe not in spent:
             raise BadInputError(f"ONNX Runtime shows no kernel of probe {probe} in its profile")
-    return tuple(midmean(list(spent[probe].values())) for probe in range(probes))
+    return tuple(faster_half(list(spent[probe].values())) for probe in range(probes))
 
 
-def midmean(values: Sequence[float]) -> float:
-    """The mean of the middle half; of fewer than four values, of them all."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    cut = len(ordered) // 4
-    return float(ordered[cut : len(ordered) - cut].mean())
-
-
-def _kernels(events: Iterable[Event]) -> list[tuple[int, int, float]]:
+def _kernels(events: Iterable[Event], offset_ns: float) -> list[tuple[int, int, float]]:
     """Probe, start in microseconds and nanoseconds of every kernel that counts.
 
     A kernel of a layer has the layer's name. A change of layout or type counts if it runs between
@@ -149,7 +192,7 @@ def _kernels(events: Iterable[Event]) -> list[tuple[int, int, float]]:
     between: list[tuple[int, float]] = []
     last = -1
     for event in kernels:
-        ns = event["dur"] * 1000.0 + _CUT_NS
+        ns = max(event["dur"] * 1000.0 + offset_ns, 0.0)
         place = _PLACE.search(event["name"])
         operator = event["args"].get("op_name")
         if operator == _END:

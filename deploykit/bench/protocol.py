@@ -174,7 +174,7 @@ class TimeProbes:
 
     Attributes:
         model: its `.onnx` file, in a folder that may be written to.
-        target: what to run on; `cpus` are pinned.
+        target: what to run on, the same in all requests to one process; `cpus` are pinned.
         probes: how many there are in it.
         duration_ns: how long to call it, within limits.
     """

@@ -12,6 +12,7 @@ import threading
 import time
 from array import array
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from deploykit.runtimes import runtime_named
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from deploykit.bench.layer_timing import LayerClock
     from deploykit.load.data import Array
     from deploykit.runtimes.base import Session
 
@@ -131,6 +133,7 @@ def answers(requests: Iterator[protocol.Message]) -> Iterator[protocol.Message]:
     """
     bench: Bench | None = None
     describe: Callable[[str], int | None] | None = None
+    clock: LayerClock | None = None
     for request in requests:
         match request:
             case protocol.Open():
@@ -149,11 +152,15 @@ def answers(requests: Iterator[protocol.Message]) -> Iterator[protocol.Message]:
             case protocol.CountMacs() if describe is not None:
                 yield protocol.MacsCounted(describe(request.feeds))
             case protocol.TimeProbes():
-                from deploykit.bench.layer_timing import time_probes
+                from deploykit.bench.layer_timing import LayerClock
 
-                if request.target.cpus:
-                    pin(request.target.cpus)
-                yield protocol.ProbesTimed(time_probes(request))
+                model = Path(request.model)
+                if clock is None:
+                    if request.target.cpus:
+                        pin(request.target.cpus)
+                    clock = LayerClock(request.target, model.parent)
+                times = clock.time(model, request.probes, request.duration_ns)
+                yield protocol.ProbesTimed(times)
             case protocol.Finish():
                 return
             case _:
