@@ -124,10 +124,11 @@ def _print(result: ExportResult) -> None:
         for spec in specs:
             click.echo(f"  {kind} {input_text(spec)}")
     columns = (Column("check"), Column("verdict"), Column("value", right=True), Column("limit"))
-    print_table(columns, [_row(check) for check in result.report.checks])
+    print_table(columns, [check_row(check) for check in result.report.checks])
 
 
-def _row(check: Check) -> tuple[str, str, str, str]:
+def check_row(check: Check) -> tuple[str, str, str, str]:
+    """A check as a row of a table: name, verdict, value with its interval, limit."""
     interval = ""
     if check.interval is not None:
         low, high = (f"{end:.4g}" for end in check.interval)

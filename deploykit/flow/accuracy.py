@@ -55,7 +55,7 @@ def accuracy_checks(
     checks = []
     try:
         for name, data in labelled.items():
-            chosen = metric_named(metric or _usual_metric(data))
+            chosen = metric_named(metric or usual_metric(data))
             found = accuracy(
                 lambda fed: session.bind(fed)(), data, artifact.inputs, chosen, progress=progress
             )
@@ -85,5 +85,6 @@ def _labels_kind(data: Data) -> str:
     return "" if labels is None else labels.dtype.kind
 
 
-def _usual_metric(data: Data) -> str:
+def usual_metric(data: Data) -> str:
+    """Top-1 for class numbers, the mean absolute error for everything else."""
     return "top-1" if _labels_kind(data) in _INTEGERS else "mae"

@@ -22,6 +22,7 @@ from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.adopt import adopt_verified
 from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
+from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import Splits, open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
@@ -36,7 +37,6 @@ from deploykit.flow.verify import (
 )
 from deploykit.load.artifacts import is_onnx, load_artifact
 from deploykit.load.imports import import_place
-from deploykit.load.modules import load_source
 from deploykit.load.recipe import Recipe, is_recipe, load_recipe
 from deploykit.load.sources import Source, check_form, resolve
 
@@ -123,7 +123,7 @@ def run_export(request: ExportRequest, progress: Progress = silent) -> ExportRes
 def _load(source: Source, recipe: Recipe | None, splits: Splits, progress: Progress) -> Model:
     if recipe is not None:
         source = with_weights(resolve(source), recipe, progress)
-    model = load_source(source)
+    model = load_model(source)
     if splits.inputs is None:
         return model
     io = Io(model.io.task, splits.inputs.labels, splits.inputs.preprocessing)

@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPORT_NAME = "report.json"
-_OURS = frozenset({RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME})
+PRUNING_NAME = "pruning.json"
+OURS = frozenset({RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME})
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
+def check_free(out: Path, *, overwrite: bool, ours: frozenset[str] = OURS) -> None:
     """Refuse an output folder that exists, before any work is done for it.
 
     Args:
         out: where the artifact shall be.
         overwrite: whether one of our own artifacts may be replaced. An empty folder always may.
+        ours: the files that such an artifact may have.
 
     Raises:
         BadInputError: it, or a folder on the way to it, is a file; or it exists without
             `overwrite`; or it holds anything else than an artifact, which is never deleted.
     """
     try:
-        _check_free(out, overwrite=overwrite)
+        _check_free(out, overwrite=overwrite, ours=ours)
     except OSError as error:
         raise BadInputError(f"cannot write to {out}: {error.strerror}") from error
 
 
-def _check_free(out: Path, *, overwrite: bool) -> None:
+def _check_free(out: Path, *, overwrite: bool, ours: frozenset[str]) -> None:
     if not out.exists():
         for folder in out.absolute().parents:
             if folder.exists() and not folder.is_dir():
@@ -49,7 +51,8 @@ def _check_free(out: Path, *, overwrite: bool) -> None:
         raise BadInputError(f"{out} is where you are, and cannot be replaced: give a new --output")
     names = {path.name for path in out.iterdir()}
     # Without its record a model.onnx is somebody else's: ours are never without.
-    strange = sorted(names - _OURS if RECORD_NAME in names else names)
+    known = ours & {RECORD_NAME, PRUNING_NAME}
+    strange = sorted(names - ours if names & known else names)
     if strange:
         raise BadInputError(
             f"{out} holds files that are no deploykit artifact ({', '.join(strange[:3])}): give "
@@ -60,7 +63,7 @@ def _check_free(out: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def writing_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def writing_folder(out: Path, *, overwrite: bool, ours: frozenset[str] = OURS) -> Iterator[Path]:
     """A folder beside `out` to write into; it takes the name of `out` when the block ends well.
 
     Whatever ends the block otherwise, an error or Ctrl-C, leaves nothing behind and what was
@@ -70,7 +73,7 @@ def writing_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
         BadInputError: as `check_free` does.
         EnvironmentFailedError: the disk is full, or the place cannot be written.
     """
-    check_free(out, overwrite=overwrite)
+    check_free(out, overwrite=overwrite, ours=ours)
     out = out.resolve()  # through links, so that the new folder is on the same disk as the old
     missing = [folder for folder in out.parents if not folder.exists()]
     temporary: Path | None = None

@@ -74,6 +74,10 @@ def train_recipe(
         raise BadInputError(
             f'{recipe.folder}: training needs a place: [source] weights = "weights.safetensors"'
         )
+    if recipe.source.plan:
+        raise BadInputError(
+            f"{recipe.source.plan} has cut this network: prune it again to train it further"
+        )
     if path.exists() and not overwrite:
         raise BadInputError(f"{path} exists already: add --overwrite to train it anew")
     if not recipe.data.train or not recipe.data.val:

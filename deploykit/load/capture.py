@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, DeploykitError
 from deploykit.core.types import Dim
-from deploykit.load.quiet import quiet_torch
 from deploykit.load.calls import arguments, by_keyword
 from deploykit.load.data import shape_text
+from deploykit.load.quiet import quiet_torch
 from deploykit.load.synthetic import dims_of, synthetic_feeds
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping  # noqa: TC003  (msgspec reads the annotations)
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -29,14 +29,18 @@ class SourceTable:
     """Where the network comes from.
 
     Attributes:
-        net: a source such as "net.py:build" or "timm:resnet18".
+        net: a source such as "net.py:build" or "timm:resnet18"; or another recipe, whose network,
+            inputs and data this one takes over.
         weights: a `.safetensors`, `.pt` or `.pth` file, or "" where the source brings them.
+        plan: what pruning cut from it, a `plan.json`, or "" where nothing was. The weights are
+            then those of what is left.
         inputs: declarations such as "x=N[1..64]x3x32x32:float32".
         options: keyword arguments of the callable that builds the network.
     """
 
     net: str
     weights: str = ""
+    plan: str = ""
     inputs: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
 
@@ -83,6 +87,11 @@ class Recipe:
         """The weights file, there or not; `None` where the source brings them."""
         return self.folder / self.source.weights if self.source.weights else None
 
+    @property
+    def plan_path(self) -> Path | None:
+        """The plan of a pruned network; `None` where it is whole."""
+        return self.folder / self.source.plan if self.source.plan else None
+
 
 def is_recipe(text: str) -> bool:
     """Whether a command-line argument names a recipe or a folder with one."""
@@ -110,7 +119,36 @@ def load_recipe(path: Path) -> Recipe:
         recipe = msgspec.convert(raw | {"folder": path.parent}, Recipe, dec_hook=_as_is)
     except msgspec.ValidationError as error:
         raise BadInputError(f"{path} is not a valid recipe: {error}") from error
-    return recipe
+    parent = path.parent / recipe.source.net
+    return _inherited(recipe, load_recipe(parent)) if is_recipe(str(parent)) else recipe
+
+
+def _inherited(recipe: Recipe, parent: Recipe) -> Recipe:
+    """The parent with what the recipe says in its place; it stays where its paths lead from.
+
+    Raises:
+        BadInputError: both were pruned; a plan is always of the whole network.
+    """
+    own = recipe.source
+    if own.plan and parent.source.plan:
+        raise BadInputError(
+            f"{recipe.folder} has a plan, and so has {parent.folder}: name the whole network"
+        )
+    weights, plan = recipe.weights_path, recipe.plan_path
+    source = replace(
+        parent.source,
+        weights=str(weights.absolute()) if weights else parent.source.weights,
+        plan=str(plan.absolute()) if plan else parent.source.plan,
+        inputs=own.inputs or parent.source.inputs,
+        options={**parent.source.options, **own.options},
+    )
+    return replace(
+        parent,
+        source=source,
+        train={**parent.train, **recipe.train},
+        export={**parent.export, **recipe.export},
+        stages=recipe.stages,
+    )
 
 
 def _check_version(raw: Mapping[str, object], path: Path) -> bool:

@@ -1,0 +1,226 @@
+"""Prune to a latency: a table of layers guides the choice, the whole network has the last word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deploykit.bench.cases import Wanted
+from deploykit.bench.run import Plan as BenchPlan
+from deploykit.bench.schedule import StopRules
+from deploykit.core.measurement import Target
+from deploykit.export.options import ExportOptions
+from deploykit.flow.measure import BenchRequest, measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from deploykit.bench.alignment import Alignment
+    from deploykit.bench.layer_shapes import LayerShape
+    from deploykit.bench.layer_table import LatencyTable
+    from deploykit.bench.statistics import Ratio
+    from deploykit.compress.prune.footprint import Footprint, Kept
+    from deploykit.compress.prune.select import Selection
+    from deploykit.compress.prune.structure import Group
+    from deploykit.core.progress import Progress
+    from deploykit.core.types import Model
+
+RUNTIME = "ort-cpu"
+_LOWEST, _HIGHEST = 0.93, 1.0
+"""A measured latency within these shares of the aim is taken at once."""
+_WISH = 0.97
+_MOST_TRIES = 6
+_QUICK = StopRules(min_time_ns=400_000_000, min_count=60, precision=0.01, budget_ns=3_000_000_000)
+_CAREFUL = StopRules(min_time_ns=1_000_000_000, min_count=200, precision=0.005)
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Original and candidate, measured in turns on one machine.
+
+    Attributes:
+        whole_ns: median latency of the original.
+        part_ns: of the candidate.
+        share: of the original's latency, paired by round; with its interval.
+        low: lower bound at 95 %, or `None` from too few rounds.
+        high: upper bound, or `None`.
+    """
+
+    whole_ns: float
+    part_ns: float
+    share: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where latencies are taken.
+
+    Attributes:
+        folder: for artifacts.
+        tables: for what is kept of layers between runs.
+        batch: of a call; `None` takes the smallest that the network allows.
+        threads: `None` leaves it to the runtime.
+        progress: told where it stands.
+    """
+
+    folder: Path
+    tables: Path
+    batch: int | None
+    threads: int | None
+    progress: Progress
+
+    @property
+    def target(self) -> Target:
+        """What layers are timed on."""
+        return Target(runtime=RUNTIME, threads=self.threads, batch=self.batch or 1)
+
+    def exported(self, model: Model, name: str) -> Path:
+        """The network as an ONNX artifact in the folder; made anew."""
+        from deploykit.export.torch_to_onnx import export_model
+
+        place = self.folder / name
+        for file in place.iterdir() if place.is_dir() else ():
+            file.unlink()
+        place.mkdir(parents=True, exist_ok=True)
+        export_model(model, place, ExportOptions())
+        return place
+
+    def compare(self, whole: Path, part: Path, *, careful: bool = False) -> SideBySide:
+        """Measure two artifacts in turns.
+
+        Raises:
+            DeploykitError: one of them does not run.
+        """
+        from deploykit.core.errors import EnvironmentFailedError
+
+        batches = () if self.batch is None else (self.batch,)
+        threads = () if self.threads is None else (self.threads,)
+        request = BenchRequest(
+            (str(whole), str(part)),
+            Wanted((RUNTIME,), batches, threads),
+            BenchPlan(rules=_CAREFUL if careful else _QUICK, processes=2),
+        )
+        result = measure(request, self.progress)
+        first, second = result.summaries
+        if first is None or second is None or first.p50 is None or second.p50 is None:
+            said = next((m.error for m in result.measurements if m.error), "no figure")
+            raise EnvironmentFailedError(f"the pruned network could not be measured: {said}")
+        speed: Ratio | None = second.speed
+        assert speed is not None, "both took part in the same rounds"
+        return SideBySide(
+            whole_ns=first.p50.value_ns,
+            part_ns=second.p50.value_ns,
+            share=1 / speed.value,
+            low=1 / speed.high if speed.high else None,
+            high=1 / speed.low if speed.low else None,
+        )
+
+    def layers(self, whole: Path) -> dict[str, LayerShape]:
+        """The layers of an artifact that pruning makes faster."""
+        from deploykit.bench.layer_shapes import layer_shapes
+        from deploykit.load.artifacts import load_artifact
+
+        return layer_shapes(load_artifact(whole), self.batch)
+
+    def table(self, layers: Mapping[str, LayerShape]) -> LatencyTable:
+        """Latencies of layers by channel counts: measured once, then kept."""
+        from deploykit.bench.layer_table import measure_table
+
+        return measure_table(layers, self.target, self.tables, progress=self.progress)
+
+    def alignment(self, layers: Mapping[str, LayerShape]) -> Alignment:
+        """The multiples of channels that this machine likes: measured once, then kept."""
+        from deploykit.bench.alignment import measure_alignment
+
+        return measure_alignment(layers, self.target, self.tables, progress=self.progress)
+
+
+def predictor(table: LatencyTable, sizes: Footprint) -> Callable[[Kept], float]:
+    """Nanoseconds of all layers of the table when so many channels stay."""
+
+    def cost(kept: Kept) -> float:
+        shapes = sizes.shapes(kept)
+        return table.predict(
+            {
+                name: counts_at(shape, shapes[name])
+                for name, shape in table.layers.items()
+                if name in shapes
+            }
+        )
+
+    return cost
+
+
+def counts_at(layer: LayerShape, weight: tuple[int, ...]) -> tuple[int, int]:
+    """Channels that a layer reads and writes, from the shape of its weight in PyTorch."""
+    if layer.kind == "conv_transpose":
+        return weight[0], max(1, weight[1] * layer.groups * weight[0] // layer.inputs)
+    if layer.groups == 1:
+        return (weight[1], weight[0]) if len(weight) > 1 else (weight[0], 1)
+    inside = layer.inputs // layer.groups
+    groups = layer.groups
+    if weight[1] == inside:  # whole groups went
+        groups = max(1, groups * weight[0] // layer.outputs)
+    return weight[1] * groups, weight[0]
+
+
+def steps_of(groups: tuple[Group, ...], alignment: Alignment) -> dict[str, tuple[int, ...]]:
+    """What each group may keep, in indices of its largest writer."""
+    return {group.name: alignment.counts(group.channels * group.unit) for group in groups}
+
+
+def aimed(
+    share: float,
+    choose: Callable[[float], Selection],
+    try_out: Callable[[Selection], SideBySide],
+    progress: Progress,
+) -> tuple[Selection, SideBySide]:
+    """The selection whose measured latency is at most the aim, and as little below as can be.
+
+    Args:
+        share: of the original's latency.
+        choose: a selection that leaves such a share of the predicted latency.
+        try_out: measures a selection beside the original.
+        progress: told after every try.
+
+    Returns:
+        The best that was tried: the slowest one within the aim, else the fastest of all.
+    """
+    tried: list[tuple[float, Selection, SideBySide]] = []
+    left = share * _WISH
+    for number in range(_MOST_TRIES):
+        selection = choose(left)
+        if any(_same(selection, other) for _, other, _ in tried):
+            break
+        found = try_out(selection)
+        progress(f"try {number + 1}: {found.share:.3f}x measured, aim {share:g}x", None)
+        tried.append((left, selection, found))
+        if _LOWEST * share <= found.share <= _HIGHEST * share or not selection.met:
+            break
+        left = _next(tried, share * _WISH)
+    within = [entry for entry in tried if entry[2].share <= share]
+    _, selection, found = (
+        max(within, key=lambda entry: entry[2].share)
+        if within
+        else min(tried, key=lambda entry: entry[2].share)
+    )
+    return selection, found
+
+
+def _same(one: Selection, other: Selection) -> bool:
+    counts = {name: len(gone) for name, gone in one.removed.items()}
+    return counts == {name: len(gone) for name, gone in other.removed.items()}
+
+
+def _next(tried: list[tuple[float, Selection, SideBySide]], aim: float) -> float:
+    """Where the line through the two nearest tries meets the aim; through 1 from one try."""
+    points = sorted(
+        ((left, found.share) for left, _, found in tried), key=lambda p: abs(p[1] - aim)
+    )
+    (x0, y0), (x1, y1) = (points[0], points[1]) if len(points) > 1 else (points[0], (1.0, 1.0))
+    slope = (y1 - y0) / (x1 - x0) if x1 != x0 else 1.0
+    slope = min(max(slope, 0.3), 3.0)
+    return min(max(x0 + (aim - y0) / slope, 0.02), 0.98)

@@ -1,0 +1,111 @@
+"""Fine-tune a cut network, and say how good it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from deploykit.check.accuracy import accuracy
+from deploykit.check.metrics import metric_named
+from deploykit.core.errors import BadInputError
+from deploykit.flow.accuracy import usual_metric
+from deploykit.flow.tables import options_from
+from deploykit.load.datasets import open_data
+from deploykit.train.options import TrainOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from deploykit.check.accuracy import Accuracy
+    from deploykit.core.progress import Progress
+    from deploykit.core.types import Model, Option
+    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.splits import Splits
+    from deploykit.load.data import Array, Data
+    from deploykit.load.recipe import Recipe
+
+_EPOCHS_SHARE = 4
+"""Fine-tuning takes a quarter of the epochs that training took ..."""
+_RATE_SHARE = 2
+"""... at half its highest rate, where nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How cut networks recover.
+
+    Attributes:
+        data: to learn from.
+        val: that the best epoch is chosen by.
+        options: of one round.
+        folder: of checkpoints.
+    """
+
+    data: Data
+    val: Data
+    options: TrainOptions
+    folder: Path
+
+    def tuned(self, model: Model, progress: Progress) -> tuple[Model, int, float]:
+        """The network after training; epochs and seconds that took."""
+        from deploykit.train.loop import train
+
+        result = train(
+            model.module, self.data, self.val, self.options, folder=self.folder, progress=progress
+        )
+        return replace(model, module=result.module), len(result.epochs), result.seconds
+
+
+def tuning_of(
+    request: PruneRequest, recipe: Recipe | None, splits: Splits, folder: Path
+) -> Tuning | None:
+    """How to fine-tune; `None` where nothing was asked for and there is no data.
+
+    Raises:
+        BadInputError: data to learn from without data to judge by, or options without data.
+    """
+    if not request.finetune:
+        return None
+    in_recipe = recipe.data.train if recipe else ""
+    if not request.train and not in_recipe:
+        if request.tuning:
+            asked = ", ".join(sorted(request.tuning))
+            raise BadInputError(f"{asked}: there is nothing to fine-tune on; add --train DATA")
+        return None
+    if splits.val is None:
+        raise BadInputError("fine-tuning needs data to judge by; add --val DATA")
+    data = (
+        open_data(request.train)
+        if request.train
+        else open_data(in_recipe, recipe.folder if recipe else None)
+    )
+    options = tune_options(dict(recipe.train) if recipe else {}, request.tuning)
+    return Tuning(data, splits.val, options, folder)
+
+
+def tune_options(table: Mapping[str, Option], changes: Mapping[str, Option]) -> TrainOptions:
+    """The recipe's training, shorter and gentler, with changes that win."""
+    trained = options_from(table, TrainOptions, "[train]")
+    shorter: dict[str, Option] = {
+        "epochs": max(1, round(trained.epochs / _EPOCHS_SHARE)),
+        "learning_rate": trained.learning_rate / _RATE_SHARE,
+        "count_start": True,
+    }
+    return options_from({**table, **shorter, **changes}, TrainOptions, "fine-tuning")
+
+
+def judged(model: Model, data: Data, metric: str, progress: Progress) -> Accuracy:
+    """How good a network is in eager PyTorch."""
+    from deploykit.load.calls import run_module
+
+    def run(fed: Mapping[str, Array]) -> list[Array]:
+        return list(run_module(model.module, model.inputs, fed).values())
+
+    chosen = metric_named(metric or usual_metric(data))
+    return accuracy(run, data, model.inputs, chosen, progress=progress)
+
+
+def judgeable(data: Data | None) -> bool:
+    """Whether there are labels to judge by."""
+    return data is not None and len(data) > 0 and data.batch([0]).labels is not None

@@ -1,0 +1,65 @@
+"""A network from source, plan and weights: what pruning left, made again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from deploykit.core import records
+from deploykit.core.errors import BadInputError
+from deploykit.core.types import Step
+from deploykit.load.modules import load_source, state_digest
+from deploykit.load.sources import Source, resolve
+from deploykit.load.weights import fit_weights, read_weights
+
+if TYPE_CHECKING:
+    from deploykit.compress.prune.plan import Plan
+    from deploykit.core.types import Model
+
+
+def load_model(source: Source) -> Model:
+    """The network in memory, whole or pruned, in evaluation mode.
+
+    Raises:
+        BadInputError: as `load_source` does; or the plan does not fit the network, or the weights
+            do not fit what it leaves.
+        MissingExtraError: torch, timm or torchvision is not installed.
+    """
+    source = resolve(source)
+    if source.plan is None:
+        return load_source(source)
+    from deploykit.compress.prune.plan import PLAN, Plan
+
+    if source.weights is None:
+        raise BadInputError(f"{source.plan}: a pruned network needs its weights; add --weights")
+    plan = records.load(source.plan, Plan, PLAN)
+    weights = read_weights(source.weights)
+    whole = load_source(replace(source, plan=None, weights=None))
+    small = pruned(whole, plan)
+    fit_weights(small.module, weights, source.weights)
+    digests = {
+        **whole.history[-1].input_digests,
+        "plan": records.sha256_of(source.plan),
+        "weights_file": records.sha256_of(source.weights),
+        "state": state_digest(small.module),
+    }
+    step = replace(whole.history[-1], input_digests=digests)
+    return replace(small, history=(step, *small.history[len(whole.history) :]))
+
+
+def pruned(model: Model, plan: Plan) -> Model:
+    """The network without what the plan removes; what was given is not changed.
+
+    Raises:
+        BadInputError: the plan does not fit the network; the message says where.
+    """
+    from deploykit.compress.prune.cut import cut
+    from deploykit.compress.prune.graph import program_of
+
+    module = cut(program_of(model), plan).eval()
+    step = Step(
+        name="prune",
+        options={"cuts": len(plan.cuts), "blocks": tuple(plan.blocks), "heads": plan.heads},
+        versions=model.history[-1].versions if model.history else {},
+    )
+    return replace(model, module=module, history=(*model.history, step))
