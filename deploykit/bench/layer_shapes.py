@@ -76,6 +76,13 @@ class LayerShape:
             raise BadInputError(
                 f"a layer's precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}"
             )
+        rank = len(self.kernel)
+        sizes = self.spatial, self.stride, self.dilation, self.padding[rank:], self.padding[:rank]
+        if rank and any(len(size) != rank for size in sizes):
+            raise BadInputError(
+                f"a {self.kind} with a {rank}-D kernel needs {rank} sizes, strides and dilations "
+                f"and {2 * rank} paddings"
+            )
 
     @property
     def output_spatial(self) -> tuple[int, ...]:

@@ -45,6 +45,7 @@ WARM_UP_CALLS = 3
 FEWEST_CALLS, MOST_CALLS = 8, 60
 _KERNEL = "_kernel_time"
 _IDLE_KERNELS, _IDLE_CALLS, _IDLE_NS = 100, 2000, 50_000_000
+_LEAST_NS = 100.0  # of a kernel: none takes no time
 _CUT_NS = 500  # what a time in whole microseconds lacks on average
 _PLACE = re.compile(r"(?:^|_)(\d+)/(\d+)/")
 _END = "Slice"  # ours, at the end of each probe
@@ -159,7 +160,7 @@ def block_of(
     Args:
         events: entries of ONNX Runtime's profile, in any order.
         probes: how many there are.
-        offset_ns: is added to the time of each kernel, which never gets shorter than 0.
+        offset_ns: is added to the time of each kernel, which stays above 0.
         warm_up_calls: how many calls at the start are left out.
 
     Raises:
@@ -192,7 +193,7 @@ def _kernels(events: Iterable[Event], offset_ns: float) -> list[tuple[int, int, 
     between: list[tuple[int, float]] = []
     last = -1
     for event in kernels:
-        ns = max(event["dur"] * 1000.0 + offset_ns, 0.0)
+        ns = max(event["dur"] * 1000.0 + offset_ns, _LEAST_NS)
         place = _PLACE.search(event["name"])
         operator = event["args"].get("op_name")
         if operator == _END:
