@@ -12,6 +12,7 @@ from deploykit.compress.prune.options import COUNTED, CRITERIA, HEADS, SCOPES
 from deploykit.compress.prune.structure import Exactness
 
 if TYPE_CHECKING:
+    from deploykit.core.types import Option
     from deploykit.flow.prune import PruneResult
     from deploykit.flow.prune_record import Pruning
 
@@ -107,7 +108,7 @@ def command(
     inputs: tuple[str, ...],
     as_json: bool,
     quiet: bool,
-    **given: object,
+    **given: Option,
 ) -> None:
     """Cut channels, heads and layers from SOURCE, and train what is left.
 
@@ -165,7 +166,7 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def _given(given: dict[str, object], names: tuple[str, ...]) -> dict[str, object]:
+def _given(given: dict[str, Option], names: tuple[str, ...]) -> dict[str, Option]:
     return {name: given[name] for name in names if given[name] not in (None, ())}
 
 

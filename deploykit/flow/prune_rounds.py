@@ -9,10 +9,9 @@ import numpy as np
 
 from deploykit.core import records
 from deploykit.core.records import Schema
-from deploykit.core.types import Step
 from deploykit.flow.cache import Cache, key_of
 from deploykit.flow.prune_record import PLAN_NAME, WEIGHTS_NAME, RoundRow, Size
-from deploykit.flow.prune_tune import judgeable, judged
+from deploykit.flow.prune_tune import judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,7 +145,7 @@ class Rounds:
     Attributes:
         cutting: how to cut.
         tuning: how to recover, or `None`.
-        val: data that decides, or `None`.
+        val: data with labels that decides, or `None`.
         metric: how it is scored.
         cache: where finished rounds are kept.
         key: of everything that all rounds depend on.
@@ -161,14 +160,10 @@ class Rounds:
     key: str
     progress: Progress
 
-    def run(
-        self, model: Model, rounds: int, good_enough: Callable[[Stand], bool]
-    ) -> tuple[Stand | None, bool]:
-        """All rounds, or as many as are good enough.
+    def run(self, model: Model, rounds: int, is_allowed: Callable[[Stand], bool]) -> Stand | None:
+        """The last round's result; of the rounds that were allowed, where one was not.
 
-        Returns:
-            The last stand that was good enough, `None` where none was; and whether all rounds
-            were done.
+        `None` where the first was not.
         """
         from deploykit.compress.prune.plan import Plan
 
@@ -177,10 +172,10 @@ class Rounds:
         whole: dict[str, int] = {}
         for number in range(rounds):
             stand = self._round(stand, number, rounds, whole)
-            if not good_enough(stand):
-                return best, False
+            if not is_allowed(stand):
+                break
             best = stand
-        return best, True
+        return best
 
     def _round(self, stand: Stand, number: int, rounds: int, whole: dict[str, int]) -> Stand:
         from deploykit.compress.prune.analyse import analyse
@@ -210,11 +205,10 @@ class Rounds:
         module = cut(program, step).eval()
         module.load_state_dict(weights)
         model = replace(stand.model, module=module)
-        found = (
-            judged(model, self.val, self.metric, self.progress)
-            if self.val is not None and judgeable(self.val)
-            else None
-        )
+        found = None
+        if self.val is not None:
+            found = judged(model, self.val, self.metric, self.progress)
+        row = replace(row, val_after=found.value if found else None)
         return Stand(model, plan, (*stand.rows, row), found)
 
     def _choose(
@@ -234,7 +228,8 @@ class Rounds:
         if self.cutting.kept is None:
             # Each round leaves the same share of what the one before left.
             ratio = 1 - (1 - self.cutting.options.ratio) ** (1 / rounds)
-            removed = dict(self.cutting.selection(program, structure, scores, ratio).removed)
+            selection = self.cutting.selection(program, structure, scores, ratio)
+            removed: dict[str, Array] = {**selection.removed}
         else:
             removed = self.cutting.planned(structure, scores, whole, (number + 1) / rounds)
         sizes = footprint(structure.free, shapes_of(program))
@@ -248,14 +243,14 @@ class Rounds:
         from deploykit.compress.prune.plan import PLAN
 
         row = RoundRow(size)
-        if self.val is not None and judgeable(self.val):
-            row = replace(row, val_before=judged(model, self.val, self.metric, self.progress).value)
         if self.tuning is not None:
-            model, epochs, seconds = self.tuning.tuned(model, self.progress)
-            row = replace(row, epochs=epochs, seconds=seconds)
-            if self.val is not None and judgeable(self.val):
-                after = judged(model, self.val, self.metric, self.progress).value
-                row = replace(row, val_after=after)
+            model, result = self.tuning.tuned(model, self.progress)
+            row = RoundRow(
+                size,
+                val_before=result.start_accuracy,
+                epochs=len(result.epochs),
+                seconds=result.seconds,
+            )
         save_weights(folder / WEIGHTS_NAME, model)
         records.save(folder / PLAN_NAME, plan, PLAN)
         records.save(folder / _ROW_NAME, row, _ROW)
@@ -303,17 +298,3 @@ def save_weights(path: Path, model: Model) -> None:
     }
     with writing(path) as file:
         file.write(save(state))
-
-
-def step_of(plan: Plan, options: PruneOptions) -> Step:
-    """The entry in the network's history."""
-    return Step(
-        name="prune",
-        options={
-            "criterion": options.criterion,
-            "scope": options.scope,
-            "heads": options.heads,
-            "cuts": len(plan.cuts),
-            "blocks": tuple(plan.blocks),
-        },
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from deploykit.check.accuracy import accuracy
 from deploykit.check.metrics import metric_named
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Array, Data
     from deploykit.load.recipe import Recipe
+    from deploykit.train.loop import TrainResult
 
 _EPOCHS_SHARE = 4
 """Fine-tuning takes a quarter of the epochs that training took ..."""
@@ -47,14 +48,14 @@ class Tuning:
     options: TrainOptions
     folder: Path
 
-    def tuned(self, model: Model, progress: Progress) -> tuple[Model, int, float]:
-        """The network after training; epochs and seconds that took."""
+    def tuned(self, model: Model, progress: Progress) -> tuple[Model, TrainResult]:
+        """The network after training, and how that went."""
         from deploykit.train.loop import train
 
         result = train(
             model.module, self.data, self.val, self.options, folder=self.folder, progress=progress
         )
-        return replace(model, module=result.module), len(result.epochs), result.seconds
+        return replace(model, module=result.module), result
 
 
 def tuning_of(
@@ -67,21 +68,23 @@ def tuning_of(
     """
     if not request.finetune:
         return None
-    in_recipe = recipe.data.train if recipe else ""
-    if not request.train and not in_recipe:
-        if request.tuning:
+    data = training_data(request, recipe)
+    if data is None:
+        if request.tuning.keys() - {"seed"}:
             asked = ", ".join(sorted(request.tuning))
             raise BadInputError(f"{asked}: there is nothing to fine-tune on; add --train DATA")
         return None
     if splits.val is None:
         raise BadInputError("fine-tuning needs data to judge by; add --val DATA")
-    data = (
-        open_data(request.train)
-        if request.train
-        else open_data(in_recipe, recipe.folder if recipe else None)
-    )
     options = tune_options(dict(recipe.train) if recipe else {}, request.tuning)
     return Tuning(data, splits.val, options, folder)
+
+
+def training_data(request: PruneRequest, recipe: Recipe | None) -> Data | None:
+    """What the network learns from; `None` where nobody names any."""
+    if request.train:
+        return open_data(request.train)
+    return open_data(recipe.data.train, recipe.folder) if recipe and recipe.data.train else None
 
 
 def tune_options(table: Mapping[str, Option], changes: Mapping[str, Option]) -> TrainOptions:
@@ -106,6 +109,6 @@ def judged(model: Model, data: Data, metric: str, progress: Progress) -> Accurac
     return accuracy(run, data, model.inputs, chosen, progress=progress)
 
 
-def judgeable(data: Data | None) -> bool:
+def judgeable(data: Data | None) -> TypeGuard[Data]:
     """Whether there are labels to judge by."""
     return data is not None and len(data) > 0 and data.batch([0]).labels is not None

@@ -44,15 +44,16 @@ def load_source(source: Source) -> Model:
     """The network in memory, in evaluation mode, with its weights.
 
     Raises:
-        BadInputError: it was pruned; the source is of no known form, cannot be imported (its own message is
-            given), is no network, its weights do not fit, or its inputs are not declared.
+        BadInputError: the source is of no known form, cannot be imported (its own message is
+            given), is no network, its weights do not fit, its inputs are not declared, or it was
+            pruned (see `deploykit.flow.rebuild`).
         MissingExtraError: torch, timm or torchvision is not installed.
     """
     name, source = source.text, resolve(source)
     if source.plan is not None:
         raise BadInputError(
-            f"{name} is a pruned network, which is rebuilt for export: name its artifact (deploykit "
-            f"export {name})"
+            f"{name} is a pruned network, which is rebuilt for export: name its artifact "
+            f"(deploykit export {name})"
         )
     if source.weights is not None and not source.weights.is_file():
         hint = f"; train them: deploykit train {source.base}" if source.base != Path() else ""

@@ -6,10 +6,16 @@ ever imported or executed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.records import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from deploykit.compress.prune.structure import Group
 
 PLAN = Schema("deploykit/prune-plan")
 
@@ -56,3 +62,18 @@ class Plan:
     cuts: tuple[Cut, ...] = ()
     blocks: tuple[str, ...] = ()
     heads: str = field(default="within")
+
+
+def without(plan: Plan, groups: Iterable[Group]) -> Plan:
+    """The plan with these groups left whole; what it says of others stays."""
+    spared: dict[tuple[str, int], set[int]] = {}
+    for group in groups:
+        for member in group.members:
+            indices = spared.setdefault((member.parameter, member.dim), set())
+            indices.update(member.indices.ravel().tolist())
+    cuts = []
+    for cut in plan.cuts:
+        kept = set(cut.kept) | spared.get((cut.parameter, cut.dim), set())
+        if len(kept) < cut.size:
+            cuts.append(replace(cut, kept=tuple(sorted(kept))))
+    return replace(plan, cuts=tuple(cuts))

@@ -1,0 +1,102 @@
+"""Which counts a latency comes to: decided once on the weights that were given, then kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from deploykit.core import records
+from deploykit.core.errors import BadInputError
+from deploykit.flow.prune_latency import aimed, predictor
+from deploykit.flow.prune_record import KEPT, Counts
+from deploykit.flow.prune_rounds import shapes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.select import Selection
+    from deploykit.compress.prune.structure import Structure
+    from deploykit.core.progress import Progress
+    from deploykit.core.types import Model
+    from deploykit.flow.prune_latency import Bench, SideBySide
+    from deploykit.flow.prune_request import LatencyAim
+    from deploykit.flow.prune_rounds import Cutting
+
+_KEPT_NAME = "kept.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planner:
+    """Turns a latency into channel counts.
+
+    Attributes:
+        aim: the latency.
+        bench: where it is taken.
+        whole: the original as an artifact.
+        model: the original.
+        program: its graph.
+        structure: its groups.
+        cutting: how channels are scored and chosen.
+        progress: told where it stands.
+    """
+
+    aim: LatencyAim
+    bench: Bench
+    whole: Path
+    model: Model
+    program: Program
+    structure: Structure
+    cutting: Cutting
+    progress: Progress
+
+    def make(self, folder: Path) -> None:
+        """Find the counts and keep them.
+
+        Raises:
+            BadInputError: the network is within the aim already.
+        """
+        selection, _ = aimed(self._share(), self._chooser(), self._try_out, self.progress)
+        kept = {
+            group.name: group.channels - len(selection.removed.get(group.name, ()))
+            for group in self.structure.free
+        }
+        records.save(folder / _KEPT_NAME, Counts(kept), KEPT)
+
+    def _share(self) -> float:
+        if self.aim.share is not None:
+            return self.aim.share
+        whole_ns = self.bench.compare(self.whole, self.whole).whole_ns
+        share = self.aim.share_of(whole_ns)
+        if share >= 1:
+            raise BadInputError(
+                f"the network takes {whole_ns / 1e6:.3g} ms, within {self.aim.text} already"
+            )
+        return share
+
+    def _chooser(self) -> Callable[[float], Selection]:
+        from deploykit.compress.prune.candidates import candidates
+        from deploykit.compress.prune.footprint import footprint
+
+        options = self.cutting.options
+        groups = candidates(self.structure, options.exclude, options.least_exact)
+        table = self.bench.table(self.bench.layers(self.whole))
+        cost = predictor(table, footprint(groups, shapes_of(self.program)))
+        scores = self.cutting.scores(self.program, self.structure)
+        return lambda left: self.cutting.selection(
+            self.program, self.structure, scores, 1 - left, cost
+        )
+
+    def _try_out(self, selection: Selection) -> SideBySide:
+        from deploykit.compress.prune.cut import cut, plan_of
+
+        shapes = {name: tuple(t.shape) for name, t in self.program.tensors.items()}
+        plan = plan_of(self.structure, selection.removed, shapes)
+        small = replace(self.model, module=cut(self.program, plan).eval())
+        return self.bench.compare(self.whole, self.bench.exported(small, "part"))
+
+
+def read_counts(folder: Path) -> dict[str, int]:
+    """What `Planner.make` kept."""
+    return dict(records.load(folder / _KEPT_NAME, Counts, KEPT).kept)
