@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import prod
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -204,19 +204,25 @@ def _least_cost(curve: Curve) -> float:
 
 
 def typical(layers: Mapping[str, LayerShape]) -> tuple[LayerShape, ...]:
-    """The layers to time: those of 16 outputs or more that take the most multiplications."""
+    """The layers to time: those of 16 channels or more that take the most multiplications.
+
+    Groups of channels within a layer have counts of their own, so that grouped ones are left out.
+    """
     times = Counter(
         shape
         for shape in layers.values()
-        if min(shape.outputs, shape.inputs) >= _FEWEST_CHANNELS and not shape.depthwise
+        if min(shape.outputs, shape.inputs) >= _FEWEST_CHANNELS and shape.groups == 1
     )
     work = {shape: _macs(shape) * count for shape, count in times.items()}
     return tuple(sorted(work, key=lambda shape: -work[shape])[:_MOST_PAIRS])
 
 
 def mirrored(writer: LayerShape) -> LayerShape:
-    """A layer of the same kind that reads what `writer` writes and gives back as many channels."""
-    return replace(
+    """A layer of the same kind that reads what `writer` writes and gives back as many channels.
+
+    Where the kernel does not fit into what is written, it is a pointwise one.
+    """
+    reader = replace(
         writer,
         inputs=writer.outputs,
         outputs=writer.inputs,
@@ -224,6 +230,10 @@ def mirrored(writer: LayerShape) -> LayerShape:
         stride=(1,) * len(writer.stride),
         output_padding=(0,) * len(writer.output_padding),
     )
+    if min(reader.output_spatial, default=1) >= 1:
+        return reader
+    ones = (1,) * len(writer.kernel)
+    return replace(reader, kernel=ones, dilation=ones, padding=(0,) * len(writer.padding))
 
 
 def counts_to_time(shape: LayerShape) -> tuple[int, ...]:
@@ -235,11 +245,7 @@ def counts_to_time(shape: LayerShape) -> tuple[int, ...]:
     for middle in range(low, high + 1, 16):
         counts |= {middle + beside for beside in _BESIDE}
     counts |= {count + _GRAIN // 2 for count in range(low + _GRAIN, high, 2 * _GRAIN)}
-    return tuple(
-        count
-        for count in sorted(counts)
-        if max(low, _GRAIN - 1) < count <= high and gcd(count, shape.groups) == shape.groups
-    )
+    return tuple(count for count in sorted(counts) if max(low, _GRAIN - 1) < count <= high)
 
 
 def _macs(shape: LayerShape) -> int:

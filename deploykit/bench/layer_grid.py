@@ -123,6 +123,9 @@ class Surface:
     def at(self, inputs: int, outputs: int) -> float:
         """Nanoseconds with so many channels; below the smallest timed count, those of that count.
 
+        Counts between timed ones lie on the straight line between them, also those that are no
+        multiple of 4, which most kernels are slower on: see `deploykit.bench.alignment`.
+
         Raises:
             BadInputError: more than the full counts, or fewer than one.
         """

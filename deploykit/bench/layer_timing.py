@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from deploykit.core.types import TensorSpec
     from deploykit.load.data import Array
 
-WARM_UP_CALLS = 3
-FEWEST_CALLS, MOST_CALLS = 8, 60
+WARM_UP_CALLS = 2
+FEWEST_CALLS, MOST_CALLS = 5, 60
 _KERNEL = "_kernel_time"
 _IDLE_KERNELS, _IDLE_CALLS, _IDLE_NS = 100, 2000, 50_000_000
 _LEAST_NS = 100.0  # of a kernel: none takes no time
