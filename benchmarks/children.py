@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.05
 _WAITING = 4
+STALLED = "it hardly ran: the machine is too busy, or it waits for something"
+"""Why it was ended where that says little about the tool."""
+
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -65,8 +68,10 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits) -> str:
     until = time.monotonic() + _WAITING * limits.seconds
     try:
         while child.poll() is None:
-            if time.monotonic() > until or _cpu_seconds(child.pid) > limits.seconds:
+            if _cpu_seconds(child.pid) > limits.seconds:
                 return f"not done after {limits.seconds:.0f} s"
+            if time.monotonic() > until:
+                return STALLED
             if _resident_bytes(child.pid) > limits.rss_bytes:
                 return f"over {limits.rss_bytes / 1e9:.1f} GB of memory"
             time.sleep(_POLL_S)

@@ -17,7 +17,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from benchmarks import packages, zoo
-from benchmarks.children import Limits, ask
+from benchmarks.children import STALLED, Limits, ask
 from benchmarks.kept import Kept
 from benchmarks.outcome import RATIOS, Outcome
 from benchmarks.result import Figure, Result
@@ -112,7 +112,8 @@ def _one(
     if outcome is not None or time.monotonic() > until:
         return outcome
     outcome = ask(tool.module, network.key, limits)
-    kept.save(network.key, outcome)
+    if outcome.why != STALLED:
+        kept.save(network.key, outcome)
     print(f"  {tool.name}: {text(outcome)}", file=sys.stderr, flush=True)
     return outcome
 
