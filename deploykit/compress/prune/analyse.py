@@ -8,20 +8,23 @@ and what frees more channels is kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deploykit.compress.prune import rules
-from deploykit.compress.prune.rules.call import Call, packet_name
+from deploykit.compress.prune.constants import memory_owners, writes
+from deploykit.compress.prune.rules.call import Call, Unruled, packet_name
 from deploykit.compress.prune.structure import Structure
 from deploykit.compress.prune.trace import Trace, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import Tensor
     from torch.fx import Node
 
     from deploykit.compress.prune.graph import Program
@@ -98,7 +101,9 @@ def run(
     if removed is not None:
         trace.removed = replay.gone(trace)
     leaves: dict[str, Value] = {}
-    by_memory: dict[int, Value] = {}
+    by_memory: dict[int, tuple[Tensor, Value]] = {}
+    learnt = {n for n, _ in program.module.named_parameters(remove_duplicate=False)}
+    bases = memory_owners(program.module)
     values: dict[Node, Result] = {}
     table = rules.table()
     outputs: list[Node] = []
@@ -112,12 +117,17 @@ def run(
         for used in node.all_input_nodes:
             if used.op == "get_attr" and used not in values:
                 name = str(used.target)
-                leaves[name] = values[used] = _leaf(trace, program, name, by_memory)
+                if name not in program.tensors:
+                    continue  # the body of a region
+                leaf = _leaf(trace, program.tensors[name], by_memory, zero=name in learnt)
+                leaves[name] = values[used] = leaf
                 replay.note(trace, name, leaves[name])
         if node.op == "output":
             outputs.append(node)
         elif node in program.shapes:
             values[node] = _apply(table, trace, program, node, values)
+            if writes(node):
+                _written(values, bases, node)
     for node in outputs:
         for used in node.all_input_nodes:
             trace.where = "output"
@@ -127,19 +137,34 @@ def run(
     return Analysis(program, trace, values, leaves)
 
 
-def _leaf(trace: Trace, program: Program, name: str, by_memory: dict[int, Value]) -> Value:
+def _written(values: dict[Node, Result], bases: Mapping[Node, Node], node: Node) -> None:
+    """What was written to is as little zero as what was written."""
+    result = values[node]
+    if isinstance(result, Value) and result.zero:
+        return
+    for other, value in values.items():
+        if isinstance(value, Value) and bases[other] is bases[node]:
+            values[other] = replace(value, zero=False)
+
+
+def _leaf(
+    trace: Trace, tensor: Tensor, by_memory: dict[int, tuple[Tensor, Value]], *, zero: bool
+) -> Value:
     """Fresh labels for every dimension of a parameter; the same for one that shares its memory."""
-    tensor = program.tensors[name]
     key = tensor.data_ptr() or id(tensor)
-    known = by_memory.get(key)
-    if known is not None and known.shape == tuple(tensor.shape):
-        return known
+    if key in by_memory:
+        other, known = by_memory[key]
+        if other.shape == tensor.shape and other.stride() == tensor.stride():
+            return known
+        for axis in known.axes:
+            trace.lock(axis, "shares its memory with a tensor of another shape")
+        return Value(tuple(tensor.shape), ((),) * tensor.dim(), static=True)
     axes: list[Axis] = [
         (trace.labels.fresh(size),) if size > 1 or tensor.dim() < 3 else ()
         for size in tensor.shape
     ]
-    value = Value(tuple(tensor.shape), tuple(axes), static=True)
-    by_memory[key] = value
+    value = Value(tuple(tensor.shape), tuple(axes), zero=zero, static=True)
+    by_memory[key] = (tensor, value)
     return value
 
 
@@ -154,9 +179,10 @@ def _apply(
     trace.where = place_of(node)
     call = Call(trace, node, name, program.shapes[node], values)
     rule = _rule(table, node)
-    if rule is None:
-        return _locked(call, f"deploykit has no pruning rule for {node.target}")
-    return rule.trace(call)
+    if rule is not None:
+        with suppress(Unruled):
+            return rule.trace(call)
+    return _locked(call, f"deploykit has no pruning rule for {node.target}")
 
 
 def _rule(table: Mapping[str, rules.Rule], node: Node) -> rules.Rule | None:

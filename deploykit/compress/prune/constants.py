@@ -64,7 +64,7 @@ def _value(module: GraphModule, node: Node, values: dict[Node, object]) -> objec
         for part in str(node.target).split("."):
             found = getattr(found, part)
         # What is written to later must not change the network's own buffer.
-        return found.clone() if isinstance(found, torch.Tensor) and _is_written(node) else found
+        return found.clone() if isinstance(found, torch.Tensor) and is_written(node) else found
     args = map_arg(node.args, lambda n: values[n] if n in values else n.meta["val"])
     kwargs = map_arg(node.kwargs, lambda n: values[n] if n in values else n.meta["val"])
     if _name(node).startswith("new_"):  # only the type of the tensor is asked for
@@ -73,9 +73,9 @@ def _value(module: GraphModule, node: Node, values: dict[Node, object]) -> objec
     return node.target(*args, **kwargs)
 
 
-def _is_written(node: Node) -> bool:
+def is_written(node: Node) -> bool:
     """Whether it, or a view of it, is written to."""
-    return any(_writes(user) or (_shares(user) and _is_written(user)) for user in node.users)
+    return any(writes(user) or (_shares(user) and is_written(user)) for user in node.users)
 
 
 def _constant(module: GraphModule) -> set[Node]:
@@ -100,15 +100,15 @@ def _constant(module: GraphModule) -> set[Node]:
 
 
 def _spoilt(module: GraphModule, constant: set[Node]) -> Iterator[Node]:
-    bases = _bases(module)
+    bases = memory_owners(module)
     position = {node: number for number, node in enumerate(module.graph.nodes)}
     written: dict[Node, list[Node]] = {}
     for node in module.graph.nodes:
-        if _writes(node) and node.all_input_nodes:
+        if writes(node) and node.all_input_nodes:
             written.setdefault(bases[node.all_input_nodes[0]], []).append(node)
     lost = {base for base, nodes in written.items() if any(n not in constant for n in nodes)}
     for node in constant:
-        if _writes(node) or bases[node] not in written:
+        if writes(node) or bases[node] not in written:
             continue
         last = max(position[n] for n in written[bases[node]])
         if any(position[u] < last and u not in constant for u in node.users):
@@ -120,7 +120,7 @@ def _spoilt(module: GraphModule, constant: set[Node]) -> Iterator[Node]:
             yield node
 
 
-def _bases(module: GraphModule) -> dict[Node, Node]:
+def memory_owners(module: GraphModule) -> dict[Node, Node]:
     """The node that owns the memory of each."""
     bases: dict[Node, Node] = {}
     for node in module.graph.nodes:
@@ -137,7 +137,8 @@ def _shares(node: Node) -> bool:
     return _name(node) in _MAY_SHARE or any(r.alias_info is not None for r in schema.returns)
 
 
-def _writes(node: Node) -> bool:
+def writes(node: Node) -> bool:
+    """Whether it changes one of its inputs."""
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 

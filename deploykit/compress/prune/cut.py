@@ -77,7 +77,7 @@ def cut(program: Program, plan: Plan) -> GraphModule:
     """The network without what the plan removes.
 
     It takes and returns what the original does, has its own copies of the weights under the
-    original names, and follows `train()` and `eval()`.
+    original names, is in evaluation mode, and follows `train()` and `eval()`.
 
     Raises:
         BadInputError: the plan does not fit the network; the message says where.
@@ -161,9 +161,11 @@ def build(analysis: Analysis, gone: Callable[[Column], Column]) -> GraphModule:
 
     program = analysis.program
     graph, new_nodes = copied(program.module.graph)
-    tensors: dict[str, object] = {
-        name: _sliced(analysis, name, gone) for name in program.tensors
-    }
+    tensors: dict[str, object] = {}
+    first: dict[tuple[int, int], str] = {}  # names of one parameter stay names of one
+    for name, tensor in program.tensors.items():
+        known = first.setdefault((tensor.data_ptr() or id(tensor), tensor.dim()), name)
+        tensors[name] = _sliced(analysis, name, gone) if known == name else tensors[known]
 
     def constant(tensor: Tensor, before: Node) -> Node:
         name = f"_index_{len(tensors)}"
@@ -188,7 +190,7 @@ def build(analysis: Analysis, gone: Callable[[Column], Column]) -> GraphModule:
         tensors["training"] = True
     _drop_unused(graph)
     module = fx.GraphModule(tensors, graph, class_name="Pruned")  # type: ignore[arg-type]  # a mapping will do
-    return module.train(program.module.training)
+    return module.eval()
 
 
 def copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:

@@ -160,8 +160,10 @@ def _leaves(value: object) -> list[Tensor]:
 
 
 _OVER_CHANNELS = frozenset(
-    {"layer_norm", "rms_norm", "group_norm", "mean", "var", "std", "var_mean", "std_mean"}
-)
+    {"layer_norm", "rms_norm", "group_norm", "batch_norm", "mean", "nanmean", "var", "std",
+     "var_mean", "std_mean"}
+)  # fmt: skip
+_SAME_SHAPE = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm"})
 
 
 class _Masked:
@@ -218,15 +220,13 @@ class _Masked:
         part = args[0]
         for dim, index in kept.items():
             part = part.index_select(dim, index)
-        if packet_name(node) not in {"layer_norm", "rms_norm", "group_norm"}:
+        if packet_name(node) not in _SAME_SHAPE:
             return node.target(part, *args[1:], **kwargs)
         made = node.target(*_norm_args(edit, value, part, args, kept), **kwargs)
-        full = args[0].new_zeros(args[0].shape)
-        grid = [slice(None)] * full.dim()
-        (dim,) = kept  # norms over several cut dimensions do not occur
-        grid[dim] = kept[dim]
-        full[tuple(grid)] = made
-        return full
+        for dim, index in kept.items():
+            wide = made.new_zeros([*made.shape[:dim], args[0].shape[dim], *made.shape[dim + 1 :]])
+            made = wide.index_copy(dim, index, made)
+        return made
 
 
 def _dims(edit: Edit, value: Any) -> Sequence[int]:
@@ -234,6 +234,8 @@ def _dims(edit: Edit, value: Any) -> Sequence[int]:
     name, rank = packet_name(edit.old), len(value.shape)
     if name == "group_norm":
         return (1,)
+    if name == "batch_norm":
+        return [dim for dim in range(rank) if dim != 1] if edit.arg("training") else ()
     if name in {"layer_norm", "rms_norm"}:
         return range(rank - len(edit.arg("normalized_shape")), rank)
     given = edit.arg("dim")
@@ -245,18 +247,19 @@ def _dims(edit: Edit, value: Any) -> Sequence[int]:
 def _norm_args(edit: Edit, value: Any, part: Any, args: Any, kept: Any) -> list[Any]:
     """The arguments of a norm for the kept slice."""
     new = [part, *args[1:]]
-    if packet_name(edit.old) == "group_norm":
-        stays = edit.keeps(value, 1).reshape(args[1], -1)
-        new[1] = int(stays.any(axis=1).sum())
-        index, dim = kept[1], 0
+    name = packet_name(edit.old)
+    if name == "batch_norm":
+        return new
+    if name == "group_norm":
+        new[1] = int(edit.keeps(value, 1).reshape(args[1], -1).any(axis=1).sum())
+        first = 1
     else:
-        (at,) = kept
-        dim = at - (len(value.shape) - len(args[1]))
-        new[1] = [len(kept[at]) if place == dim else size for place, size in enumerate(args[1])]
-        index = kept[at]
+        first = len(value.shape) - len(args[1])
+        new[1] = list(part.shape[first:])
     for place in (2, 3):
         if place < len(new) and hasattr(new[place], "index_select"):
-            new[place] = new[place].index_select(dim, index)
+            for dim, index in kept.items():
+                new[place] = new[place].index_select(dim - first, index)
     return new
 
 

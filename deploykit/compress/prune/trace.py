@@ -31,13 +31,14 @@ class Value:
     Attributes:
         shape: with a stand-in for each dynamic size.
         axes: the columns of labels of each dimension; () for one that never gets smaller.
-        zero: whether entries of a removed channel are zero where those of its writers are.
+        zero: whether entries at removed indices are zero, of whichever dimension, once the
+            parameters that the plan cuts are zero there.
         static: whether it is made of parameters and constants alone.
     """
 
     shape: tuple[int, ...]
     axes: tuple[Axis, ...]
-    zero: bool = True
+    zero: bool = False
     static: bool = False
 
 
@@ -169,10 +170,10 @@ class Trace:
         for back in range(len(shape), 0, -1):
             size = shape[-back]
             met = [v for v in values if len(v.shape) >= back]
-            small = [v.axes[-back] for v in met if v.shape[-back] == 1 and size != 1]
             full = [v.axes[-back] for v in met if v.shape[-back] == size]
-            for axis in small:
-                self.lock(axis, "a single channel is spread over many")
+            for value in met:
+                if value.shape[-back] != size:
+                    self.lock(value.axes[-back], "a single channel is spread over many")
             axis = full[0] if full else ()
             for other in full[1:]:
                 axis = self.unite(axis, other)
@@ -199,6 +200,29 @@ class Trace:
     def move(self, value: Value, shape: tuple[int, ...], axes: tuple[Axis, ...]) -> Value:
         """The same numbers elsewhere."""
         return replace(value, shape=shape, axes=axes)
+
+
+def zero_in_sum(values: Sequence[Value], axes: Sequence[Axis]) -> bool:
+    """Whether an elementwise sum is zero at the indices that go: each summand has to be."""
+    return all(
+        value.zero and _labelled(value, back)
+        for back in range(1, len(axes) + 1)
+        if axes[-back]
+        for value in values
+    )
+
+
+def zero_in_product(values: Sequence[Value], axes: Sequence[Axis]) -> bool:
+    """Whether an elementwise product is: one factor has to be, in every dimension."""
+    return all(
+        any(value.zero and _labelled(value, back) for value in values)
+        for back in range(1, len(axes) + 1)
+        if axes[-back]
+    )
+
+
+def _labelled(value: Value, back: int) -> bool:
+    return len(value.axes) >= back and bool(value.axes[-back])
 
 
 def merged(axes: Sequence[Axis], sizes: Sequence[int]) -> list[Column]:

@@ -31,7 +31,8 @@ def _attention(call: Call) -> Value:
     if mask is not None:
         scores = Value((*lead, query.shape[-2], key.shape[-2]), (*axes, query.axes[-2], ()))
         trace.broadcast([scores, mask], scores.shape)
-    return Value(call.shape, (*axes, query.axes[-2], value.axes[-1]), zero=value.zero)
+    zero = value.zero and not query.axes[-2]
+    return Value(call.shape, (*axes, query.axes[-2], value.axes[-1]), zero=zero)
 
 
 def _spread(call: Call, part: Value, query: Value) -> Value:

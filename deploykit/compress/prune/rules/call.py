@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 from deploykit.compress.prune.trace import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.fx import Node
 
     from deploykit.compress.prune.trace import Trace
 
     Result = Value | tuple["Value | None", ...] | None
+
+
+class Unruled(Exception):  # noqa: N818 - no error: the caller locks
+    """A call has another form than its rule knows (an overload, a variant of the arguments)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +46,8 @@ class Call:
     def value(self, name: str) -> Value:
         """A tensor argument."""
         found = self.of(self.arg(name))
-        assert found is not None, f"{self.name} has no tensor {name}"
+        if found is None:
+            raise Unruled(name)
         return found
 
     def maybe(self, name: str) -> Value | None:
@@ -55,6 +62,12 @@ class Call:
     def all(self, name: str) -> list[Value]:
         """The tensors of a list."""
         return [value for arg in self.arg(name) if (value := self.of(arg)) is not None]
+
+    @property
+    def schema(self) -> Sequence[Any]:
+        """The operator's arguments, as torch declares them."""
+        schema = getattr(self.node.target, "_schema", None)
+        return () if schema is None else tuple(schema.arguments)
 
     @property
     def inputs(self) -> list[Value]:

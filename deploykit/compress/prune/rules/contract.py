@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.rules import Rule
+from deploykit.compress.prune.rules.call import Unruled
 from deploykit.compress.prune.structure import Exactness, Role
-from deploykit.compress.prune.trace import Value
+from deploykit.compress.prune.trace import Value, zero_in_product, zero_in_sum
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deploykit.compress.prune.labels import Axis
     from deploykit.compress.prune.rules.call import Call
 
@@ -35,13 +38,18 @@ def _linear(call: Call) -> Value:
         out = weight.axes[0]
         if bias is not None:
             out = trace.unite(out, bias.axes[-1])
-        return Value(call.shape, (*value.axes[:-1], out), static=value.static and weight.static)
-    return Value(call.shape, value.axes[:-1])
+    axes = (*value.axes[:-1], out) if len(weight.shape) > 1 else value.axes[:-1]
+    zero = (not out or weight.zero) and (not any(value.axes[:-1]) or value.zero)
+    if bias is not None:
+        zero = zero and zero_in_sum([bias], axes)
+    return Value(call.shape, axes, zero=zero, static=value.static and weight.static)
 
 
 def _matmul(call: Call) -> Value:
-    first, second = call.inputs[:2]
-    return product(call, first, second)
+    left, right = (call.of(arg) for arg in call.node.args[:2])
+    if left is None or right is None:
+        raise Unruled(call.name)
+    return product(call, left, right)
 
 
 def product(call: Call, left: Value, right: Value) -> Value:
@@ -55,16 +63,19 @@ def product(call: Call, left: Value, right: Value) -> Value:
         trace.role(right, -1, Role.WRITES)
     lead = call.shape[: len(call.shape) - (len(left.shape) > 1) - (not column)]
     batches = [
-        Value(value.shape[:-2], value.axes[:-2])
+        Value(value.shape[:-2], value.axes[:-2], zero=value.zero)
         for value in (left, right)
         if len(value.shape) > 2
     ]
     axes = list(trace.broadcast(batches, lead))
+    zero = zero_in_product(batches, axes)
     if len(left.shape) > 1:
         axes.append(left.axes[-2])
+        zero = zero and (left.zero or not left.axes[-2])
     if not column:
         axes.append(right.axes[-1])
-    return Value(call.shape, tuple(axes), static=left.static and right.static)
+        zero = zero and (right.zero or not right.axes[-1])
+    return Value(call.shape, tuple(axes), zero=zero, static=left.static and right.static)
 
 
 def _addmm(call: Call) -> Value:
@@ -73,22 +84,22 @@ def _addmm(call: Call) -> Value:
     result = product(call, left, right)
     added = call.value("self")
     axes = call.trace.broadcast([result, added], call.shape)
-    return Value(call.shape, axes, zero=added.zero, static=result.static and added.static)
+    zero = zero_in_sum([result, added], axes)
+    return Value(call.shape, axes, zero=zero, static=result.static and added.static)
 
 
 def _einsum(call: Call) -> Value:
     """Indices with one letter go together."""
     values = call.all("tensors")
-    equation = call.arg("equation").replace(" ", "")
-    terms, _, result = equation.partition("->")
+    terms, result = spelled(call.arg("equation"), [len(value.shape) for value in values])
     letters: dict[str, Axis] = {}
-    if "." in equation or not result:
-        for value in values:
-            for axis in value.axes:
-                call.trace.lock(axis, f"einsum {equation!r}")
-        return Value(call.shape, ((),) * len(call.shape))
-    for term, value in zip(terms.split(","), values, strict=True):
-        for letter, axis in zip(term, value.axes, strict=True):
+    sizes: dict[str, int] = {}
+    for term, value in zip(terms, values, strict=True):
+        for letter, axis, size in zip(term, value.axes, value.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:  # 1 is spread
+                call.trace.lock((*axis, *letters[letter]), "a single channel is spread over many")
+                letters[letter], sizes[letter] = (), max(size, sizes[letter])
+                continue
             known = letters.get(letter)
             letters[letter] = axis if known is None else call.trace.unite(known, axis)
     summed = [axis for letter, axis in letters.items() if letter not in result]
@@ -97,10 +108,32 @@ def _einsum(call: Call) -> Value:
             call.trace.inner.extend(axis)
         if not any(value.zero for value in values):
             call.trace.doubt(axis, Exactness.APPROXIMATE, "no factor of a product becomes zero")
-    for term, value in zip(terms.split(","), values, strict=True):
+    for term, value in zip(terms, values, strict=True):
         for dim, letter in enumerate(term):
             call.trace.role(value, dim, Role.WRITES if letter in result else Role.READS)
-    return Value(call.shape, tuple(letters[letter] for letter in result))
+    zero = all(
+        any(value.zero and letter in term for term, value in zip(terms, values, strict=True))
+        for letter in result
+        if letters[letter]
+    )
+    return Value(call.shape, tuple(letters[letter] for letter in result), zero=zero)
+
+
+def spelled(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Terms and result of an einsum with letters for "..." and for a result that is left out."""
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [chr(code) for code in range(0x3B1, 0x3C9)]  # Greek letters, which nobody writes
+    more = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    most = max((n for n, term in zip(more, terms, strict=True) if "." in term), default=0)
+    if not arrow:
+        once = sorted(c for c in set(left) - set(".,") if left.count(c) == 1)
+        result = ("..." if "." in left else "") + "".join(once)
+    terms = [
+        term.replace("...", "".join(spare[most - n : most]))
+        for term, n in zip(terms, more, strict=True)
+    ]
+    return terms, result.replace("...", "".join(spare[:most]))
 
 
 RULES = {

@@ -37,27 +37,32 @@ def _convolve(call: Call) -> Value:
     reads, writes = (1, 0) if not transposed else (0, 1)
     trace.role(weight, reads, Role.READS)
     trace.role(weight, writes, Role.WRITES)
+    zero = weight.zero
     if groups == 1:
         joined = trace.unite(value.axes[channel], weight.axes[reads])
         if not value.zero and not weight.zero:
             trace.doubt(joined, Exactness.APPROXIMATE, "neither factor of a product becomes zero")
         out = weight.axes[writes]
     else:
-        inner = value.axes[channel]
-        out_size = call.shape[channel]
-        out = _grouped(call, inner, value.shape[channel], weight, out_size, groups)
+        out, way = _grouped(call, value, channel, weight, groups)
+        if way == WHOLE:  # no group reads another's channels
+            zero = zero or value.zero
+        elif not value.zero and not weight.zero:
+            trace.doubt(out, Exactness.APPROXIMATE, "neither factor of a product becomes zero")
     if bias is not None:
         out = trace.unite(out, bias.axes[0])
     spatial = _spatial(call, value, weight, channel, transposed=transposed)
     axes = (*value.axes[:channel], out, *spatial)
-    zero = weight.zero and (bias is None or bias.zero)
-    return Value(call.shape, axes, zero=zero)
+    if any(value.axes[:channel]) or any(spatial):
+        zero = zero and value.zero and bias is None
+    return Value(call.shape, axes, zero=zero and (bias is None or bias.zero))
 
 
 def _grouped(
-    call: Call, read: Axis, in_size: int, weight: Value, out_size: int, groups: int
-) -> Axis:
-    """Unite what a grouped convolution joins; gives the columns of its output channels."""
+    call: Call, value: Value, channel: int, weight: Value, groups: int
+) -> tuple[Axis, int]:
+    """Unite what a grouped convolution joins; its output channels, and the way they may go."""
+    read, in_size, out_size = value.axes[channel], value.shape[channel], call.shape[channel]
     trace = call.trace
     first, second = weight.axes[0], weight.axes[1]
     read_column = _single(trace, read, in_size)
@@ -95,7 +100,7 @@ def _grouped(
         if inside_out is not None:
             trace.labels.unite(inside_out, out.reshape(groups, -1)[0])
     trace.chosen(key, way, np.concatenate((read_column, out)), ways)
-    return (out,)
+    return (out,), way
 
 
 def _ways(inside_in: int, inside_out: int, groups: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ def _uniform(call: Call) -> Value:
         call.trace.fresh(size) if isinstance(given, int) else ()
         for size, given in zip(call.shape, sizes, strict=True)
     )
-    return Value(call.shape, axes, zero="zeros" in call.name, static=False)
+    return Value(call.shape, axes, zero="zeros" in call.name)
 
 
 def _rewrite_size(edit: Edit) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from deploykit.compress.prune.labels import NEVER
 from deploykit.compress.prune.rules import Rule
-from deploykit.compress.prune.trace import Value
+from deploykit.compress.prune.trace import Value, zero_in_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def joined(call: Call, values: Sequence[Value], dim: int) -> Value:
     return Value(
         call.shape,
         tuple(axes),
-        zero=all(value.zero for value in values),
+        zero=all(value.zero or not any(value.axes) for value in values),
         static=all(value.static for value in values),
     )
 
@@ -125,6 +125,7 @@ def _repeat(call: Call) -> Value:
     value, times = call.value("self"), call.arg("repeats" if call.name == "repeat" else "dims")
     more = len(call.shape) - len(value.shape)
     axes: list[Axis] = []
+    zero = value.zero
     for dim, size in enumerate(call.shape):
         old = dim - more
         if old < 0 or (value.shape[old] == 1 and size != 1):
@@ -132,10 +133,11 @@ def _repeat(call: Call) -> Value:
                 call.trace.lock(value.axes[old], "a single channel is spread over many")
             literal = isinstance(times[dim - len(call.shape)], int)
             axes.append(call.trace.fresh(size) if literal else ())
+            zero = zero and not axes[-1]  # all copies are alike
         else:
             count = size // value.shape[old]
             axes.append(tuple(np.tile(column, count) for column in value.axes[old]))
-    return call.trace.move(value, call.shape, tuple(axes))
+    return replace(value, shape=call.shape, axes=tuple(axes), zero=zero)
 
 
 def _rewrite_repeat(edit: Edit) -> None:
@@ -164,7 +166,7 @@ def _repeat_interleave(call: Call) -> Value:
 def _expand(call: Call) -> Value:
     """What is spread may be cut as whatever meets the copies is."""
     value = call.value("self")
-    sizes = call.arg("size")
+    sizes, zero = call.arg("size"), value.zero
     more = len(call.shape) - len(value.shape)
     axes: list[Axis] = []
     for dim, size in enumerate(call.shape):
@@ -176,7 +178,8 @@ def _expand(call: Call) -> Value:
             call.trace.lock(value.axes[old], "a single channel is spread over many")
         literal = sizes is None or isinstance(sizes[dim], int)
         axes.append(call.trace.fresh(size) if literal else ())
-    return replace(value, shape=call.shape, axes=tuple(axes))
+        zero = zero and not axes[-1]  # all copies are alike
+    return replace(value, shape=call.shape, axes=tuple(axes), zero=zero)
 
 
 def _rewrite_expand(edit: Edit) -> None:
@@ -201,7 +204,7 @@ def _expand_as(call: Call) -> Value:
             axes.append(other.axes[dim])
         else:
             axes.append(call.trace.unite(axis, other.axes[dim]))
-    return replace(expanded, axes=tuple(axes))
+    return replace(expanded, axes=tuple(axes), zero=zero_in_sum([value], axes))
 
 
 def _pass_first(call: Call) -> Value:

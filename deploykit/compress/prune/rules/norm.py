@@ -12,6 +12,8 @@ from deploykit.compress.prune.structure import Exactness
 from deploykit.compress.prune.trace import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deploykit.compress.prune.edit import Edit
     from deploykit.compress.prune.labels import Axis
     from deploykit.compress.prune.rules.call import Call
@@ -22,12 +24,23 @@ _WHY = "a norm over all channels sees the kept ones only"
 def _batch_norm(call: Call) -> Value:
     value = call.value("input")
     axis = value.axes[1]
-    scales = [call.maybe(n) for n in ("weight", "bias", "running_mean", "running_var")]
-    for scale in scales:
-        if scale is not None:
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if (scale := call.maybe(name)) is not None:
             axis = call.trace.unite(axis, scale.axes[0])
+    if call.arg("training"):  # of a weight that is standardised (Qiao et al., 2019, section 3)
+        for other in (value.axes[0], *value.axes[2:]):
+            call.trace.doubt(other, Exactness.RENORMALISED, _WHY)
     axes = (value.axes[0], axis, *value.axes[2:])
-    return Value(call.shape, axes, zero=scales[0] is not None, static=value.static)
+    return Value(call.shape, axes, zero=_is_zero(call, axes, [1]), static=value.static)
+
+
+def _is_zero(call: Call, axes: Sequence[Axis], scaled: Sequence[int]) -> bool:
+    """Whether scales make the result zero, and no shift and no other dimension undoes it."""
+    weight, bias = call.maybe("weight"), call.maybe("bias")
+    rank = len(axes)
+    others = any(axis for dim, axis in enumerate(axes) if dim not in {d % rank for d in scaled})
+    zero = weight is not None and weight.zero
+    return zero and (bias is None or bias.zero) and not others
 
 
 def _layer_norm(call: Call) -> Value:
@@ -41,7 +54,8 @@ def _layer_norm(call: Call) -> Value:
                 axis = call.trace.unite(axis, scale.axes[-back])
         call.trace.doubt(axis, Exactness.RENORMALISED, _WHY)
         axes[-back] = axis
-    return Value(call.shape, tuple(axes), zero=call.maybe("weight") is not None)
+    zero = _is_zero(call, axes, range(-count, 0)) and count == 1
+    return Value(call.shape, tuple(axes), zero=zero)
 
 
 def _rewrite_layer_norm(edit: Edit) -> None:
@@ -62,7 +76,7 @@ def _group_norm(call: Call) -> Value:
     if len(axis) == 1 and inside > 1:
         axis = _by_group(call, axis, groups)
     axes = (value.axes[0], axis, *value.axes[2:])
-    return Value(call.shape, axes, zero=call.maybe("weight") is not None)
+    return Value(call.shape, axes, zero=_is_zero(call, axes, [1]))
 
 
 def _by_group(call: Call, axis: Axis, groups: int) -> Axis:

@@ -5,33 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.rules import Rule
-from deploykit.compress.prune.trace import Value
+from deploykit.compress.prune.trace import Value, zero_in_product, zero_in_sum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from deploykit.compress.prune.labels import Axis
     from deploykit.compress.prune.rules.call import Call
 
 _KEEP_ZERO = frozenset(
     {"relu", "relu6", "gelu", "silu", "mish", "tanh", "hardswish", "leaky_relu", "elu", "selu",
-     "celu", "prelu", "rrelu", "softsign", "hardshrink", "softshrink", "neg", "abs", "sqrt",
-     "square", "sin", "tan", "asin", "atan", "sinh", "erf", "expm1", "log1p", "sign", "round",
-     "floor", "ceil", "trunc", "frac", "clone", "contiguous", "alias", "to", "_to_copy", "type_as",
-     "detach", "detach_", "lift_fresh_copy", "lift_fresh", "dropout", "feature_dropout",
-     "alpha_dropout", "native_dropout", "positive", "nan_to_num", "hardtanh", "clamp_max", "relu_",
-     "_conj", "real", "fill", "zero", "zeros_like", "float", "double", "half", "bfloat16"}
+     "celu", "rrelu", "softsign", "hardshrink", "softshrink", "neg", "abs", "sqrt", "square", "sin",
+     "tan", "asin", "atan", "sinh", "erf", "expm1", "log1p", "sign", "sgn", "round", "floor",
+     "ceil", "trunc", "frac", "clone", "contiguous", "alias", "to", "_to_copy", "type_as",
+     "detach", "lift_fresh_copy", "lift_fresh", "dropout", "feature_dropout", "native_dropout",
+     "positive", "nan_to_num", "_conj", "real", "float", "double", "half", "bfloat16"}
 )  # fmt: skip
-"""f(0) = 0. (A hardtanh or clamp whose range leaves 0 out does not exist in networks we know.)"""
+"""f(0) = 0."""
 _PRODUCTS = frozenset({"mul", "multiply", "logical_and", "bitwise_and"})
-_SUMS = frozenset({"add", "sub", "rsub", "maximum", "minimum", "lerp", "copy", "cat", "addcmul",
-                   "addcdiv", "where"})  # fmt: skip
+_SUMS = frozenset({"add", "sub", "subtract", "rsub", "maximum", "minimum", "lerp", "addcmul"})
+_QUOTIENTS = frozenset({"div", "divide", "true_divide", "floor_divide"})
+_RANGES = {"clamp": ("min", "max"), "clip": ("min", "max"), "clamp_min": ("min", ""),
+           "clamp_max": ("", "max"), "hardtanh": ("min_val", "max_val")}  # fmt: skip
+_ZEROS = frozenset({"zero", "zeros_like"})
 _OTHERS = (
-    "sigmoid", "hardsigmoid", "exp", "exp2", "log", "log2", "log_sigmoid", "softplus", "rsqrt",
-    "reciprocal", "cos", "acos", "cosh", "erfc", "div", "divide", "true_divide", "pow", "eq", "ne",
-    "lt", "le", "gt", "ge", "logical_not", "logical_or", "bitwise_not", "bitwise_or", "remainder",
-    "fmod", "floor_divide", "atan2", "clamp", "clamp_min", "threshold", "masked_fill", "where",
-    "ones_like", "full_like", "empty_like", "isnan", "isinf", "hypot", "bernoulli", "rand_like",
-    "randn_like", "polar", "complex",
+    "sigmoid", "hardsigmoid", "exp", "exp2", "log", "log2", "log10", "log_sigmoid", "softplus",
+    "rsqrt", "reciprocal", "cos", "acos", "cosh", "erfc", "pow", "eq", "ne", "lt", "le", "gt", "ge",
+    "logical_not", "logical_or", "bitwise_not", "bitwise_or", "remainder", "fmod", "atan2",
+    "addcdiv", "threshold", "masked_fill", "where", "copy", "fill", "ones_like", "full_like",
+    "empty_like", "isnan", "isinf", "hypot", "bernoulli", "rand_like", "randn_like", "polar",
+    "complex", "alpha_dropout", "feature_alpha_dropout",
 )  # fmt: skip
 
 
@@ -41,32 +44,76 @@ def _pointwise(call: Call) -> Value:
     return Value(
         call.shape,
         axes,
-        zero=_zero(call, values),
+        zero=_is_zero(call, axes),
         static=all(value.static for value in values),
     )
 
 
-def _zero(call: Call, values: Sequence[Value]) -> bool:
-    """Whether the result is zero where what goes in is."""
-    name = call.name
-    numbers = [a for a in (*call.node.args, *call.node.kwargs.values()) if isinstance(a, float)]
-    if name in _KEEP_ZERO:
-        return all(value.zero for value in values)
+def _is_zero(call: Call, axes: tuple[Axis, ...]) -> bool:
+    """Whether the result is zero at removed indices."""
+    name = call.name.removesuffix("_") or call.name
+    if name in _ZEROS:
+        return True
     if name in _PRODUCTS:
-        return any(value.zero and any(value.axes) for value in values)
-    if name in {"div", "divide", "true_divide"}:
-        first = call.of(call.node.args[0])
-        return first is not None and first.zero
-    if name in {"pow", "masked_fill", "clamp", "clamp_min", "clamp_max"}:
-        harmless = name == "pow" or name == "masked_fill" or all(n <= 0 for n in numbers)
-        first = call.of(call.node.args[0])
-        return harmless and name != "masked_fill" and first is not None and first.zero
+        return zero_in_product(call.inputs, axes)
+    if name == "where":
+        return _only_zeros(call, ("self", "other"), axes)
     if name in _SUMS:
-        whole = all(value.zero for value in values)
-        return whole and not any(a for a in call.node.args if isinstance(a, int | float))
-    return False
+        names = [a.name for a in call.schema if a.name not in {"alpha", "value", "weight"}]
+        return _only_zeros(call, names, axes)
+    if name == "fill":
+        return bool(call.arg("value") == 0)
+    source = call.of(call.node.args[0])
+    if source is None or not (name == "copy" or zero_in_sum([source], axes)):
+        return False
+    if name == "copy":
+        return _only_zeros(call, ("src",), axes)
+    if name == "masked_fill":
+        return isinstance(call.arg("value"), int | float) and call.arg("value") == 0
+    if name == "pow":
+        power = call.arg("exponent")
+        return isinstance(power, int | float) and power > 0
+    if name in _RANGES:
+        low, high = (call.arg(end) if end else None for end in _RANGES[name])
+        return _is_number(low, most=0) and _is_number(high, least=0)
+    return name in _KEEP_ZERO or name in _QUOTIENTS
 
 
-RULES = dict.fromkeys((*_KEEP_ZERO, *_PRODUCTS, *_SUMS, *_OTHERS), Rule(_pointwise))
+def _only_zeros(call: Call, names: Sequence[str], axes: tuple[Axis, ...]) -> bool:
+    """Whether each of these arguments is zero at removed indices; a number is where it is 0."""
+    given = [arg for name in names if (arg := call.arg(name)) is not None]
+    tensors = [value for arg in given if (value := call.of(arg)) is not None]
+    numbers = [arg for arg in given if call.of(arg) is None]
+    return zero_in_sum(tensors, axes) and all(
+        isinstance(number, int | float) and number == 0 for number in numbers
+    )
+
+
+def _is_number(bound: object, *, least: float | None = None, most: float | None = None) -> bool:
+    """Whether a bound is absent, or a number that leaves 0 in the range."""
+    if bound is None:
+        return True
+    if not isinstance(bound, int | float):
+        return False
+    return (least is None or bound >= least) and (most is None or bound <= most)
+
+
+def _prelu(call: Call) -> Value:
+    """One slope a channel (dimension 1), or one for all (He et al., ICCV 2015, section 2.1)."""
+    value, slope = call.value("self"), call.value("weight")
+    axes = list(value.axes)
+    channel = min(1, len(axes) - 1)
+    if slope.shape and slope.shape[0] == value.shape[channel] > 1:
+        axes[channel] = call.trace.unite(axes[channel], slope.axes[0])
+    return call.trace.move(value, call.shape, tuple(axes))
+
+
+RULES = {
+    **dict.fromkeys(
+        (*_KEEP_ZERO, *_PRODUCTS, *_SUMS, *_QUOTIENTS, *_RANGES, *_ZEROS, *_OTHERS),
+        Rule(_pointwise),
+    ),
+    "prelu": Rule(_prelu),
+}
 ANY = Rule(_pointwise)
 """For whatever else torch tags as pointwise."""

@@ -11,8 +11,11 @@ from deploykit.compress.prune.structure import Role
 from deploykit.compress.prune.trace import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deploykit.compress.prune.labels import Axis
     from deploykit.compress.prune.rules.call import Call, Result
+    from deploykit.compress.prune.trace import Trace
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -35,27 +38,36 @@ def _recurrent(call: Call) -> Result:
     units: Axis = ()
     below = value.axes[-1]
     for layer in range(0, len(parts), directions):
-        outs: list[Axis] = []
-        for w_in, w_hidden, *biases in parts[layer : layer + directions]:
-            trace.unite(below, w_in.axes[1])
-            axis: Axis = w_hidden.axes[1]
-            for tensor in (w_in, w_hidden, *biases):
-                gate_columns = tensor.axes[0][0].reshape(gates, hidden) if tensor.axes[0] else []
-                for column in gate_columns:
-                    axis = trace.unite(axis, (column,))
-                trace.role(tensor, 0, Role.WRITES if tensor.shape[1:] else Role.SCALES)
-            trace.role(w_in, 1, Role.READS)
-            trace.role(w_hidden, 1, Role.READS)
+        outs = []
+        for part in parts[layer : layer + directions]:
+            outs.append(_united(trace, below, part, gates, hidden))
             # All layers and directions share one tensor of states: they lose the same units.
-            units = trace.unite(units, axis) if units else axis
-            outs.append(axis)
+            units = trace.unite(units, outs[-1]) if units else outs[-1]
         below = tuple(np.concatenate(columns) for columns in zip(*outs, strict=True))
     for state in states:
         units = trace.unite(units, state.axes[-1])
-    lead = value.axes[:-1]
-    results = [Value(call.shapes[0], (*lead, below))]
-    results += [Value(shape, ((), (), units)) for shape in call.shapes[1:]]
+    # With weights, biases and first states at zero, so are cells and outputs.
+    zero = all(given.zero for given in (*states, *weights)) and not any(value.axes[:-1])
+    results = [Value(call.shapes[0], (*value.axes[:-1], below), zero=zero)]
+    results += [Value(shape, ((), (), units), zero=zero) for shape in call.shapes[1:]]
     return tuple(results)
+
+
+def _united(
+    trace: Trace, below: Axis, part: Sequence[Value], gates: int, hidden: int
+) -> Axis:
+    """Unite what one layer and direction joins; gives its hidden units."""
+    w_in, w_hidden, *biases = part
+    trace.unite(below, w_in.axes[1])
+    units = w_hidden.axes[1]
+    for tensor in (w_in, w_hidden, *biases):
+        for axis in tensor.axes[0]:
+            for column in axis.reshape(gates, hidden):
+                units = trace.unite(units, (column,))
+        trace.role(tensor, 0, Role.WRITES if tensor.shape[1:] else Role.SCALES)
+    trace.role(w_in, 1, Role.READS)
+    trace.role(w_hidden, 1, Role.READS)
+    return units
 
 
 RULES = dict.fromkeys(_GATES, Rule(_recurrent))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.rules import Rule
 from deploykit.compress.prune.structure import Exactness
-from deploykit.compress.prune.trace import Value
+from deploykit.compress.prune.trace import Value, zero_in_sum
 
 if TYPE_CHECKING:
     from deploykit.compress.prune.labels import Axis
@@ -16,15 +16,18 @@ _SUMS = ("sum", "linalg_vector_norm", "norm", "nansum")
 _MEANS = ("mean", "var", "std", "var_mean", "std_mean", "nanmean")
 _EXTREMES = ("amax", "amin", "max", "min", "logsumexp", "prod", "any", "all", "median")
 _ORDERED = ("softmax", "log_softmax", "_softmax", "cumsum", "cumprod", "sort", "topk", "argmax",
-            "argmin", "argsort", "softmin", "glu_gate")  # fmt: skip
+            "argmin", "argsort", "softmin", "msort", "kthvalue", "mode")  # fmt: skip
+_CHOOSING = frozenset({"max", "min", "median"})
 
 
 def _reduce(call: Call) -> Result:
     shapes = call.shapes if call.shapes and isinstance(call.shapes[0], tuple) else None
     value = call.inputs[0]
-    if call.name in {"max", "min"} and len(call.inputs) == 2:
+    if call.name in {"max", "min"} and call.maybe("other") is not None:
         axes = call.trace.broadcast(call.inputs, call.shape)
-        return Value(call.shape, axes, zero=all(v.zero for v in call.inputs))
+        return Value(call.shape, axes, zero=zero_in_sum(call.inputs, axes))
+    if call.name in _CHOOSING and _position_used(call):
+        return _ordered(call)
     dims = _dims(call, len(value.shape))
     for dim in dims:
         _doubt(call, value, value.axes[dim])
@@ -34,9 +37,15 @@ def _reduce(call: Call) -> Result:
         for dim, axis in enumerate(value.axes)
         if keep or dim not in dims
     )
+    zero = value.zero and call.name != "logsumexp"
     if shapes is None:
-        return Value(call.shape, axes, zero=value.zero, static=value.static)
-    return tuple(Value(shape, axes, zero=value.zero, static=value.static) for shape in shapes)
+        return Value(call.shape, axes, zero=zero, static=value.static)
+    return tuple(Value(shape, axes, zero=zero, static=value.static) for shape in shapes)
+
+
+def _position_used(call: Call) -> bool:
+    """Whether anybody asks where the largest is: places have other numbers after a cut."""
+    return any(user.args[1] == 1 for user in call.node.users if len(user.args) == 2)
 
 
 def _dims(call: Call, rank: int) -> frozenset[int]:
@@ -63,15 +72,19 @@ def _ordered(call: Call) -> Result:
     """What depends on every element along a dimension: none of them may go."""
     value = call.inputs[0]
     given = call.arg("dim")
+    if given is None and call.name in {"argmax", "argmin"}:
+        for axis in value.axes:
+            call.trace.lock(axis, f"{call.name} runs over it")
+        return Value(call.shape, ((),) * len(call.shape))
     dim = (-1 if given is None else given) % len(value.shape)
     call.trace.lock(value.axes[dim], f"{call.name} runs over it")
     axes = tuple(() if place == dim else axis for place, axis in enumerate(value.axes))
     if call.shapes and isinstance(call.shapes[0], tuple):
-        return tuple(_fitting(call, shape, axes, dim) for shape in call.shapes)
-    return _fitting(call, call.shape, axes, dim)
+        return tuple(_fitting(shape, axes, dim) for shape in call.shapes)
+    return _fitting(call.shape, axes, dim)
 
 
-def _fitting(call: Call, shape: tuple[int, ...], axes: tuple[Axis, ...], dim: int) -> Value:
+def _fitting(shape: tuple[int, ...], axes: tuple[Axis, ...], dim: int) -> Value:
     if len(shape) < len(axes):
         axes = (*axes[:dim], *axes[dim + 1 :])
     return Value(shape, axes, zero=False)

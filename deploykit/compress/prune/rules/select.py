@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploykit.compress.prune.constants import is_written
 from deploykit.compress.prune.rules import Rule
 from deploykit.compress.prune.rules.call import packet_name
 from deploykit.compress.prune.trace import Value
@@ -33,8 +34,22 @@ def _slice(call: Call) -> Value:
             call.trace.lock(axes[dim], "is sliced by sizes that the graph computes")
             axes[dim] = ()
         else:
+            if part.step > 1 and is_written(call.node):
+                _keep_stride(call, axes[dim], part)
             axes[dim] = tuple(column[part] for column in axes[dim])
     return call.trace.move(value, call.shape, tuple(axes))
+
+
+def _keep_stride(call: Call, axis: Axis, part: slice) -> None:
+    """What is written through a slice has to stay a slice: what lies within a step goes as one."""
+    first = part.start % part.step
+    for column in axis:
+        count = (len(column) - first) // part.step
+        rows = column[first : first + count * part.step].reshape(count, part.step)
+        firsts = np.repeat(rows[:, 0], part.step - 1)
+        call.trace.labels.unite(firsts, rows[:, 1:].ravel())
+        rest = np.concatenate((column[:first], column[first + count * part.step :]))
+        call.trace.lock((rest,), "is written to in steps")
 
 
 def _range(call: Call | Edit, size: int) -> slice | None:
@@ -65,11 +80,12 @@ def _take(edit: Edit, dim: int, indices: Column) -> None:
     """Let the node take these indices of its input."""
     import torch
 
-    run = len(indices) > 0 and np.array_equal(indices, np.arange(len(indices)) + indices[0])
+    step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
+    run = len(indices) > 0 and step > 0 and bool((np.diff(indices) == step).all())
     source = edit.node.args[0]
     if run:
         edit.node.target = torch.ops.aten.slice.Tensor
-        edit.node.args = (source, dim, int(indices[0]), int(indices[-1]) + 1)
+        edit.node.args = (source, dim, int(indices[0]), int(indices[-1]) + 1, step)
     else:
         edit.node.target = torch.ops.aten.index_select.default
         edit.node.args = (source, dim, edit.constant(torch.from_numpy(indices.copy())))
@@ -97,7 +113,7 @@ def _rewrite_select(edit: Edit) -> None:
 def _split(call: Call) -> Result:
     """`chunk`, `split`, `tensor_split`, `unbind` of sizes: the parts keep their labels."""
     value = call.inputs[0]
-    dim = (call.arg("dim") or 0) % len(value.shape)
+    dim = _split_dim(call, value)
     parts: list[Value] = []
     start = 0
     for shape in call.shapes:
@@ -108,11 +124,18 @@ def _split(call: Call) -> Result:
     return tuple(parts)
 
 
+def _split_dim(call: Call | Edit, value: Value) -> int:
+    name = packet_name(call.node)
+    if name in {"hsplit", "dsplit"}:
+        return 2 if name == "dsplit" else min(1, len(value.shape) - 1)
+    return int(call.arg("dim") or 0) % len(value.shape)
+
+
 def _rewrite_split(edit: Edit) -> None:
     import torch
 
     value = edit.value(edit.old.all_input_nodes[0])
-    dim = (edit.arg("dim") or 0) % len(value.shape)
+    dim = _split_dim(edit, value)
     if not edit.shrinks(value, dim):
         return
     results = edit.values[edit.old]
@@ -248,13 +271,11 @@ def _triangle(call: Call) -> Value:
     return call.trace.move(value, call.shape, (*value.axes[:-2], (), ()))
 
 
-
-
 RULES = {
     **dict.fromkeys(("slice", "narrow"), Rule(_slice, _rewrite_slice)),
     "select": Rule(_select, _rewrite_select),
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split",
-                     "unsafe_chunk", "hsplit", "vsplit"), Rule(_split, _rewrite_split)),
+                     "unsafe_chunk", "hsplit", "vsplit", "dsplit"), Rule(_split, _rewrite_split)),
     "unbind": Rule(_unbind),
     "getitem": Rule(_getitem),
     "index_select": Rule(_index_select, _rewrite_index),

@@ -8,6 +8,8 @@ from deploykit.compress.prune.rules import Rule
 from deploykit.compress.prune.views import reshape
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deploykit.compress.prune.edit import Edit
     from deploykit.compress.prune.rules.call import Call
     from deploykit.compress.prune.trace import Value
@@ -20,9 +22,22 @@ def _reshape(call: Call) -> Value:
     return reshape(call.trace, value, call.shape, call.node.name)
 
 
-def _squeeze(call: Call) -> Value:
-    """Dimensions of size 1 come and go; their labels, if any, cannot follow."""
-    return _reshape(call)
+def _rewrite_squeeze(edit: Edit) -> None:
+    """Name the dimensions that go: what has one channel left must not go with them."""
+    import torch
+
+    value = edit.value(edit.arg("self"))
+    given = edit.arg("dim")
+    dims = range(len(value.shape)) if given is None else _tuple(given)
+    if any(edit.shrinks(value, dim) for dim in dims):
+        rank = len(value.shape)
+        single = [dim % rank for dim in dims if value.shape[dim] == 1]
+        edit.node.target = torch.ops.aten.squeeze.dims
+        edit.node.args, edit.node.kwargs = (edit.node.args[0], single), {}
+
+
+def _tuple(value: int | Sequence[int]) -> Sequence[int]:
+    return (value,) if isinstance(value, int) else value
 
 
 def _rewrite_sizes(edit: Edit) -> None:
@@ -78,7 +93,8 @@ RULES = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten"),
                     Rule(_reshape, _rewrite_sizes)),
     **dict.fromkeys(("flatten", "reshape_as", "view_as", "ravel"), Rule(_reshape)),
-    **dict.fromkeys(("squeeze", "unsqueeze", "atleast_1d", "atleast_2d"), Rule(_squeeze)),
+    **dict.fromkeys(("unsqueeze", "atleast_1d", "atleast_2d"), Rule(_reshape)),
+    "squeeze": Rule(_reshape, _rewrite_squeeze),
     "pixel_shuffle": Rule(_pixel_shuffle),
     "pixel_unshuffle": Rule(_pixel_unshuffle),
     "channel_shuffle": Rule(_channel_shuffle),
