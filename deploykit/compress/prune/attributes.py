@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from deploykit.compress.prune.rules.call import argument, packet_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from torch import nn
     from torch.fx import Graph, Node
 
 _GEOMETRY = frozenset({"kernel_size", "stride", "padding", "dilation", "output_padding"})
 """Attributes of convolutions that no cut changes, whatever their values."""
+
+_MULTIPLES = (2, 3, 4)
 
 
 @dataclass(slots=True)
@@ -31,12 +33,22 @@ class Changes:
     Attributes:
         numbers: the new ones by the old one, in order of their calls.
         lists: the new list of numbers by the old one (the sizes of a split).
+        same: numbers that stayed in some call.
         groups: of its convolution or group norm, if they changed.
     """
 
     numbers: dict[int, list[int]] = field(default_factory=dict)
     lists: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
+    same: set[int] = field(default_factory=set)
     groups: int | None = None
+
+    def join(self, other: Changes) -> None:
+        """Add what was noted under another name of the module."""
+        for old, new in other.numbers.items():
+            self.numbers.setdefault(old, []).extend(new)
+        self.lists.update(other.lists)
+        self.same |= other.same
+        self.groups = self.groups or other.groups
 
 
 def changes_of(old: Graph, new: Graph) -> dict[str, Changes]:
@@ -84,7 +96,9 @@ def _compare(changes: Changes, old: Any, new: Any) -> None:
     if isinstance(old, bool) or isinstance(new, bool):
         return
     if isinstance(old, int) and isinstance(new, int):
-        if old != new:
+        if old == new:
+            changes.same.add(old)
+        else:
             changes.numbers.setdefault(old, []).append(new)
     elif isinstance(old, int) and _counts(new):  # a split into equal parts became a list of sizes
         changes.numbers.setdefault(old, []).append(max(new))
@@ -107,36 +121,86 @@ def _counts(value: object) -> bool:
     )
 
 
-def repair(module: nn.Module, changes: Mapping[str, Changes]) -> None:
-    """Make the attributes of a network fit its weights, which have been cut. Changes `module`."""
-    for name, part in module.named_modules():
-        known = changes.get(name, Changes())
-        _repair_user(part, known)
+def repair(module: nn.Module, changes: Mapping[str, Changes], bold: Collection[str] = ()) -> None:
+    """Make the attributes of a network fit its weights, which have been cut. Changes `module`.
+
+    Args:
+        module: with its new weights and its old attributes.
+        changes: by the name of the module.
+        bold: names of classes where multiples of a number that changed are taken to change, too.
+    """
+    # A module that is called from two places has two names; calls and weights may differ in them.
+    by_module: dict[nn.Module, Changes] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        if name in changes:
+            by_module.setdefault(part, Changes()).join(changes[name])
+    steady = _steady(by_module)
+    for part in module.modules():
+        known = by_module.get(part, Changes())
+        _repair_user(part, known, steady, bold=type(part).__name__ in bold)
         for attribute, value in _from_weights(part, known):
             setattr(part, attribute, value)
 
 
-def _repair_user(module: nn.Module, changes: Changes) -> None:
+_Place = tuple[type, str, int]
+"""An attribute of a class, and which number of it."""
+
+
+def _steady(by_module: Mapping[nn.Module, Changes]) -> set[_Place]:
+    """Numbers that no cut changes, as far as modules show where all numbers differ.
+
+    With 16 heads of width 16, only the other modules of the class tell one from the other.
+    """
+    stays: set[_Place] = set()
+    goes: set[_Place] = set()
+    for part, changes in by_module.items():
+        for name, value in _numbers(part):
+            for place, number in enumerate(value if isinstance(value, list | tuple) else [value]):
+                if (number in changes.numbers) != (number in changes.same):
+                    seen = goes if number in changes.numbers else stays
+                    seen.add((type(part), name, place))
+    return stays - goes
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Attributes that are numbers, or lists of them."""
+    for name, value in list(vars(module).items()):
+        if name.startswith("_") or name in _GEOMETRY or isinstance(value, bool):
+            continue
+        if isinstance(value, int) or _counts(value):
+            yield name, value
+
+
+def _repair_user(
+    module: nn.Module, changes: Changes, steady: Collection[_Place], *, bold: bool
+) -> None:
     if not changes.numbers and not changes.lists:
         return
-    for name, value in list(vars(module).items()):
-        if name.startswith("_") or name in _GEOMETRY:
-            continue
-        new = _renewed(value, changes)
+
+    def renewed(name: str, place: int, value: int) -> int:
+        stays = (type(module), name, place) in steady
+        return value if stays else _renewed(value, changes, bold=bold)
+
+    for name, value in _numbers(module):
+        if isinstance(value, int):
+            new: object = renewed(name, 0, value)
+        else:
+            parts = changes.lists.get(tuple(value)) or [
+                renewed(name, place, part) for place, part in enumerate(value)
+            ]
+            new = list(parts) if type(value) is list else tuple(parts)
         if new != value:
             setattr(module, name, new)
 
 
-def _renewed(value: Any, changes: Changes) -> Any:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return changes.numbers.get(value, [value])[0]
-    if not _counts(value):
-        return value
-    known = changes.lists.get(tuple(value))
-    parts = known or [changes.numbers.get(part, [part])[0] for part in value]
-    return parts if type(value) is list else tuple(parts)
+def _renewed(value: int, changes: Changes, *, bold: bool) -> int:
+    if value in changes.numbers:
+        return changes.numbers[value][0]
+    if bold and value not in changes.same:
+        for factor in _MULTIPLES:
+            if value % factor == 0 and value // factor in changes.numbers:
+                return factor * changes.numbers[value // factor][0]
+    return value
 
 
 def _from_weights(module: nn.Module, changes: Changes) -> Iterator[tuple[str, Any]]:
@@ -145,7 +209,7 @@ def _from_weights(module: nn.Module, changes: Changes) -> Iterator[tuple[str, An
     from torch.nn.modules import batchnorm, conv, instancenorm
 
     weight = getattr(module, "weight", None)
-    shape = () if weight is None or isinstance(weight, nn.Module) else tuple(weight.shape)
+    shape = () if weight is None else tuple(weight.shape)
     if isinstance(module, nn.RNNBase):
         yield from _recurrent(module)
     elif isinstance(module, nn.MultiheadAttention):
@@ -181,12 +245,12 @@ def _from_weights(module: nn.Module, changes: Changes) -> Iterator[tuple[str, An
 
 
 def _recurrent(module: nn.RNNBase) -> Iterator[tuple[str, int]]:
-    first = module.weight_hh_l0
+    own, fed = module.get_parameter("weight_hh_l0"), module.get_parameter("weight_ih_l0")
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    yield "input_size", int(module.weight_ih_l0.shape[1])
-    yield "hidden_size", int(first.shape[0]) // gates
+    yield "input_size", fed.shape[1]
+    yield "hidden_size", own.shape[0] // gates
     if module.proj_size:
-        yield "proj_size", int(first.shape[1])
+        yield "proj_size", own.shape[1]
 
 
 def _attention(module: nn.MultiheadAttention) -> Iterator[tuple[str, int]]:

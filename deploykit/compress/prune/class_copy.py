@@ -6,44 +6,52 @@ import copy
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.attributes import changes_of, repair
+from deploykit.compress.prune.fold_scale import folded
 from deploykit.compress.prune.graph import attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from torch import Tensor, nn
-    from torch.fx import Graph, GraphModule
+    from torch.fx import GraphModule
+
+    from deploykit.compress.prune.graph import Program
+    from deploykit.core.types import Model
 
 
 def smaller(
-    module: nn.Module,
-    graph: Graph,
+    model: Model,
+    program: Program,
     small: GraphModule,
     rest: Callable[[Tensor], Tensor] | None = None,
+    bold: Collection[str] = (),
 ) -> nn.Module:
     """A copy of the network with the tensors of the cut graph, its attributes repaired.
 
     Args:
-        module: not changed.
-        graph: of the original network.
+        model: the network; not changed.
+        program: of it.
         small: the cut graph; the copy shares its tensors.
         rest: what becomes of tensors that the graph does not use; copied where not given.
+        bold: see `attributes.repair`.
 
     Raises:
         Exception: whatever the class raises when it is copied.
     """
+    module = model.module
+    scaled = folded(program, small, model.inputs)
     memo: dict[int, object] = {}
     for name in {str(n.target) for n in small.graph.nodes if n.op == "get_attr"}:
         old = tensor_of(module, name)
         if old is not None:
-            memo[id(old)] = attribute(small, name)
+            memo[id(old)] = scaled.get(name, attribute(small, name))
     if rest is not None:
         for tensor in (*module.parameters(), *module.buffers()):
             memo.setdefault(id(tensor), rest(tensor))
     # Wherever the module holds a tensor, tied or in a list, its copy holds the cut one; nothing
     # is copied only to be thrown away.
     made = copy.deepcopy(module, memo)
-    repair(made, changes_of(graph, small.graph))
+    repair(made, changes_of(program.module.graph, small.graph), bold)
     return made
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.compress.prune.class_check import class_agreement
+from deploykit.compress.prune.class_check import class_agreement, lively
 from deploykit.compress.prune.class_copy import smaller
 from deploykit.compress.prune.cut import cut
-from deploykit.compress.prune.oracle import in_float64
 from deploykit.core.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ def keep_class(model: Model, program: Program, plan: Plan, seed: int = 0) -> nn.
         CannotKeepClassError: the class does not run with these sizes, or does not compute what
             the cut graph does; the message says where.
     """
-    agreement = class_agreement(model, program, cut(in_float64(program, seed), plan).eval(), seed)
+    agreement = class_agreement(model, program, cut(lively(program, seed), plan).eval(), seed)
     if not agreement.agrees:
         raise CannotKeepClassError(
             f"{type(model.module).__name__} cannot be cut as the graph is: {agreement.reason}; "
             "leave the class, or cut only what it can express with --keep-class"
         )
-    return smaller(model.module, program.module.graph, cut(program, plan))
+    return smaller(model, program, cut(program, plan), bold=agreement.bold)
