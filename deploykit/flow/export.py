@@ -24,6 +24,7 @@ from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import Splits, open_splits
+from deploykit.flow.stages import check_stages, staged
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
 from deploykit.flow.verify import (
@@ -108,7 +109,7 @@ def run_export(request: ExportRequest, progress: Progress = silent) -> ExportRes
     if recipe is None:
         check_form(text)
     else:
-        _check_stages(recipe)
+        check_stages(recipe)
     table = {**(recipe.export if recipe else {}), **request.changes}
     options = options_from(table, ExportOptions, "[export]")
     splits = open_splits(request.val, request.eval, recipe)
@@ -122,7 +123,8 @@ def run_export(request: ExportRequest, progress: Progress = silent) -> ExportRes
 
 def _load(source: Source, recipe: Recipe | None, splits: Splits, progress: Progress) -> Model:
     if recipe is not None:
-        source = with_weights(resolve(source), recipe, progress)
+        whole = with_weights(resolve(source), recipe, progress)
+        source = staged(recipe, source, progress) if recipe.stages else whole
     model = load_model(source)
     if splits.inputs is None:
         return model
@@ -171,13 +173,6 @@ def _code_of(metric: str) -> str:
     place, _, _ = metric.rpartition(":")
     file = import_place(place, Path()).__file__ if place else None
     return records.sha256_of(Path(file)) if file else ""
-
-
-def _check_stages(recipe: Recipe) -> None:
-    for stage in recipe.stages:
-        raise BadInputError(
-            f"{recipe.folder}: there is no stage {stage.get('name')!r} in deploykit {__version__}"
-        )
 
 
 @dataclass(frozen=True, slots=True)

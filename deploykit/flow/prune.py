@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from deploykit.flow.prune_record import Pruning
     from deploykit.flow.prune_rounds import Stand
     from deploykit.flow.prune_tune import Tuning
+    from deploykit.load.data import Data
 
 OURS = frozenset({PLAN_NAME, WEIGHTS_NAME, PRUNING_NAME, REPORT_NAME, FILE_NAME, PICTURE_NAME})
 _MEASURED = "measured"
@@ -96,6 +97,11 @@ def run_prune(request: PruneRequest, progress: Progress = silent) -> PruneResult
     recipe = load_recipe(Path(text)) if is_recipe(text) else None
     if recipe is None:
         check_form(text)
+    elif recipe.stages and not request.as_stage:
+        raise BadInputError(
+            f"{text} has stages of its own, which export runs: deploykit export {text}, or take "
+            "[[stages]] out"
+        )
     splits = open_splits(request.val, request.eval, recipe)
     if request.max_drop is not None and not judgeable(splits.val):
         raise BadInputError("max_drop needs data with labels to judge by; add --val DATA")
@@ -115,7 +121,9 @@ def run_prune(request: PruneRequest, progress: Progress = silent) -> PruneResult
     return work.run()
 
 
-def _evidence(options: PruneOptions, data: object, model: Model, source: Source) -> Evidence | None:
+def _evidence(
+    options: PruneOptions, data: Data | None, model: Model, source: Source
+) -> Evidence | None:
     """What criteria look at that need data.
 
     Raises:

@@ -81,6 +81,7 @@ class PruneRequest:
         threads: likewise; `None` leaves it to the runtime.
         check: whether the oracle proves the cut in float64.
         overwrite: whether a pruned network at `out` may be replaced.
+        as_stage: whether this is one of the recipe's own stages.
     """
 
     source: Source
@@ -100,6 +101,7 @@ class PruneRequest:
     threads: int | None = None
     check: bool = False
     overwrite: bool = False
+    as_stage: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""

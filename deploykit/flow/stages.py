@@ -1,0 +1,128 @@
+"""The stages of a recipe: what happens to a network between loading and export.
+
+Each finished stage is a folder beside the recipe, named by everything that it depends on, and is
+itself a source, so that the next stage takes it from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from deploykit import __version__
+from deploykit.core import records
+from deploykit.core.errors import BadInputError, CheckFailedError, nearest
+from deploykit.core.report import Report, Verdict
+from deploykit.flow.cache import FOLDER_NAME, key_of
+from deploykit.flow.folders import REPORT_NAME
+from deploykit.flow.tables import options_from
+from deploykit.load.recipe import FILE_NAME
+from deploykit.load.sources import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from deploykit.core.progress import Progress
+    from deploykit.core.types import Option
+    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.load.recipe import Recipe
+
+NAMES = ("prune",)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStage:
+    """Keys of a stage "prune" beside those of `PruneOptions` and, for fine-tuning, `TrainOptions`.
+
+    Attributes:
+        latency: "0.6x" or "4ms".
+        rounds: score, cut and fine-tune so many times.
+        max_drop: points that may be lost on the validation data.
+        finetune: whether to train after cutting.
+        measure: whether latencies are taken.
+        batch: of the measurement.
+        threads: likewise.
+        check: whether the oracle proves the cut.
+    """
+
+    latency: str = ""
+    rounds: int = 1
+    max_drop: float | None = None
+    finetune: bool = True
+    measure: bool = True
+    batch: int | None = None
+    threads: int | None = None
+    check: bool = False
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Refuse what no stage understands, before any work is done.
+
+    Raises:
+        BadInputError: an unknown stage or key (with the nearest), or a value that cannot be.
+    """
+    for stage in recipe.stages:
+        name = str(stage.get("name", ""))
+        if name not in NAMES:
+            raise BadInputError(
+                f"{recipe.folder}: there is no stage {name!r} in deploykit "
+                f"{__version__}{nearest(name, NAMES)}"
+            )
+        _request(stage, Source(""), recipe.folder)
+
+
+def staged(recipe: Recipe, source: Source, progress: Progress) -> Source:
+    """The source after all stages; those that are finished are not done again.
+
+    Raises:
+        CheckFailedError: a stage did not reach what it was asked for.
+    """
+    for number, stage in enumerate(recipe.stages):
+        progress(f"stage {number + 1} of {len(recipe.stages)}: {stage['name']}", None)
+        out = recipe.folder / FOLDER_NAME / "stages" / f"{stage['name']}-{_key(stage, source)}"
+        if not (out / FILE_NAME).is_file():
+            from deploykit.flow.prune import run_prune
+
+            run_prune(_request(stage, source, out), progress)
+        _check_passed(out)
+        source = Source(str(out), inputs=source.inputs)
+    return source
+
+
+def _key(stage: Mapping[str, Option], source: Source) -> str:
+    from deploykit.flow.rebuild import load_model
+
+    return key_of(__version__, load_model(source).history, stage)[:16]
+
+
+def _check_passed(out: Path) -> None:
+    report = records.load(out / REPORT_NAME, Report, records.REPORT)
+    for check in report.checks:
+        if check.verdict is not Verdict.PASSED:
+            raise CheckFailedError(
+                f"{check.name} is {check.value:.4g} {check.unit}, asked for {check.limit}: "
+                f"{check.advice}; {out} has what was reached"
+            )
+
+
+def _request(stage: Mapping[str, Option], source: Source, out: Path) -> PruneRequest:
+    """Sort the keys of a stage to the options that they belong to."""
+    from deploykit.compress.prune.options import PruneOptions
+    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.train.options import TrainOptions
+
+    table = {key: value for key, value in stage.items() if key != "name"}
+    kinds = (PruneStage, PruneOptions, TrainOptions)
+    names = [{f.name for f in fields(kind)} for kind in kinds]
+    known = set().union(*names)
+    for key in table:
+        if key not in known:
+            raise BadInputError(f"stage prune: unknown key {key!r}{nearest(key, known)}")
+    own, pruning, training = ({k: v for k, v in table.items() if k in n} for n in names)
+    training.pop("seed", None)
+    plain = options_from(own, PruneStage, "stage prune")
+    options_from(pruning, PruneOptions, "stage prune")
+    options_from(training, TrainOptions, "stage prune")
+    values = {f.name: getattr(plain, f.name) for f in fields(PruneStage)}
+    return PruneRequest(source, out, pruning, training, overwrite=True, as_stage=True, **values)
