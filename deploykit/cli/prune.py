@@ -176,6 +176,8 @@ def _print(result: PruneResult) -> None:
 
     _print_pruning(result.pruning)
     click.echo(f"{result.folder}: deploykit export {result.folder}")
+    if not (result.folder / "kept.svg").is_file():
+        click.echo("no picture of the kept channels: pip install 'deploykit[report]'")
     columns = (Column("check"), Column("verdict"), Column("value", right=True), Column("limit"))
     print_table(columns, [check_row(check) for check in result.report.checks])
 

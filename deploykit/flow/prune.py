@@ -7,6 +7,7 @@ and what is handed over was measured beside what was given. It is never slower.
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from deploykit import __version__
 from deploykit.check.accuracy import POINTS, drop
 from deploykit.compress.prune.options import NEED_DATA, NEED_LABELS, PruneOptions
 from deploykit.core import records
-from deploykit.core.errors import BadInputError, CheckFailedError
+from deploykit.core.errors import BadInputError, CheckFailedError, MissingExtraError
 from deploykit.core.extras import extra
 from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Report
@@ -32,6 +33,7 @@ from deploykit.flow.prune_judge import (
     size_of,
 )
 from deploykit.flow.prune_latency import Bench, steps_of
+from deploykit.flow.prune_picture import draw
 from deploykit.flow.prune_recipe import recipe_text
 from deploykit.flow.prune_record import PICTURE_NAME, PLAN_NAME, PRUNING, WEIGHTS_NAME
 from deploykit.flow.prune_request import LatencyAim, PruneRequest
@@ -287,6 +289,8 @@ class _Work:
         records.save(folder / PLAN_NAME, self._whole_plan(stand.plan), PLAN)
         records.save(folder / PRUNING_NAME, pruning, PRUNING)
         records.save(folder / REPORT_NAME, report, records.REPORT)
+        with suppress(MissingExtraError):  # the one file that needs another package
+            draw(pruning, folder / PICTURE_NAME)
         recipe = recipe_text(self.request.source, self.request.out)
         (folder / FILE_NAME).write_text(recipe, encoding="utf-8")
         return PruneResult(self.request.out, pruning, report)
