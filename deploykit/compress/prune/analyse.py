@@ -18,7 +18,7 @@ import numpy as np
 from deploykit.compress.prune import rules
 from deploykit.compress.prune.constants import memory_owners, writes
 from deploykit.compress.prune.rules.call import Call, Unruled, packet_name
-from deploykit.compress.prune.structure import Structure
+from deploykit.compress.prune.structure import Role, Structure
 from deploykit.compress.prune.trace import Trace, Value
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def analyse(program: Program, heads: str = "within") -> Structure:
 
 def settled(program: Program, heads: str = "within") -> Analysis:
     """The pass with the choices that leave most to cut."""
-    preset: dict[str, int] = {}
-    best = run(program, preset)
-    if heads == "whole":
-        preset = _outward(best)
+    best = run(program, {})
+    if preset := _turned(best, heads):
         best = run(program, preset)
     freedom = _freedom(best)
     tried: set[tuple[str, int]] = set()
@@ -206,8 +204,9 @@ def rewrite_of(node: Node) -> Callable[[object], None] | None:
 
 def _locked(call: Call, why: str) -> Result:
     for value in call.inputs:
-        for axis in value.axes:
+        for dim, axis in enumerate(value.axes):
             call.trace.lock(axis, why)
+            call.trace.role(value, dim, Role.WRITES)  # so that the report names it
     if call.shapes and isinstance(call.shapes[0], tuple):
         return tuple(None if s is None else Value(s, ((),) * len(s)) for s in call.shapes)
     return Value(call.shape, ((),) * len(call.shape))
@@ -265,35 +264,27 @@ def _next_ways(analysis: Analysis, tried: set[tuple[str, int]]) -> dict[str, int
     return turned
 
 
-def _outward(analysis: Analysis) -> dict[str, int]:
-    """Where a split puts labels on the width of heads, the way that puts them on the heads."""
+def _turned(analysis: Analysis, heads: str) -> dict[str, int]:
+    """Splits that fell on the heads of an attention instead of their width, or the reverse.
+
+    Heads are written (.., heads, width): the width is the next piece to the right.
+    """
     trace = analysis.trace
-    if not trace.inner:
+    wrong = trace.widths if heads == "whole" else trace.heads
+    if not wrong:
         return {}
     roots = trace.labels.roots()
-    inner = np.unique(roots[np.concatenate(trace.inner)])
-    values = [column for column in _head_widths(analysis)]
-    if values:
-        inner = np.union1d(inner, np.unique(roots[np.concatenate(values)]))
-    return {
-        choice.key: choice.alternatives[1]
-        for choice in trace.choices
-        if len(choice.alternatives) > 1 and np.isin(roots[choice.labels], inner).any()
-    }
-
-
-def _head_widths(analysis: Analysis) -> list[Column]:
-    """Labels of the width of values: what attention's second product gives."""
-    found: list[Column] = []
-    for node, value in analysis.values.items():
-        if isinstance(value, Value) and packet_name(node) in {
-            "scaled_dot_product_attention", "matmul", "bmm",
-        }:  # fmt: skip
-            factors = [analysis.values.get(n) for n in node.all_input_nodes[:2]]
-            if all(isinstance(f, Value) and not f.static for f in factors):
-                found.extend(value.axes[-1])
-                found.extend(value.axes[-2])
-    return found
+    sets = np.unique(roots[np.concatenate(wrong)])
+    turned: dict[str, int] = {}
+    for choice in trace.choices:
+        if choice.pieces and np.isin(roots[choice.labels], sets).any():
+            left = [way for way in choice.alternatives if way < choice.taken]
+            right = [way for way in choice.alternatives if way > choice.taken]
+            if heads == "whole" and left:
+                turned[choice.key] = max(left)
+            elif heads == "within" and right:
+                turned[choice.key] = min(right)
+    return turned
 
 
 class _Replay:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.analyse import Analysis, locked_sets, rewrite_of, run
+from deploykit.compress.prune.bypass import after_blocks
 from deploykit.compress.prune.edit import Edit
+from deploykit.compress.prune.graph import bodies
 from deploykit.compress.prune.plan import Cut, Plan
 from deploykit.core.errors import BadInputError
 
@@ -82,8 +84,9 @@ def cut(program: Program, plan: Plan) -> GraphModule:
     Raises:
         BadInputError: the plan does not fit the network; the message says where.
     """
-    analysis = replay(program, plan)
-    return build(analysis, gone_of(analysis, plan))
+    rest = after_blocks(program, plan)
+    analysis = replay(rest.program, rest.plan)
+    return build(analysis, gone_of(analysis, rest.plan))
 
 
 def replay(program: Program, plan: Plan) -> Analysis:
@@ -161,7 +164,7 @@ def build(analysis: Analysis, gone: Callable[[Column], Column]) -> GraphModule:
 
     program = analysis.program
     graph, new_nodes = copied(program.module.graph)
-    tensors: dict[str, object] = {}
+    tensors: dict[str, object] = bodies(program.module)
     first: dict[tuple[int, int], str] = {}  # names of one parameter stay names of one
     for name, tensor in program.tensors.items():
         known = first.setdefault((tensor.data_ptr() or id(tensor), tensor.dim()), name)

@@ -105,12 +105,12 @@ def described(module: GraphModule, names: frozenset[str]) -> Program:
     tensors = {
         node.target: attribute(module, node.target)
         for node in module.graph.nodes
-        if node.op == "get_attr" and isinstance(node.target, str)
+        if node.op == "get_attr" and not is_graph(module, str(node.target))
     }
     stand_ins: dict[object, int] = {}
     shapes: dict[Node, Shape | tuple[Shape | None, ...]] = {}
     for node in module.graph.nodes:
-        value = tensors[node.target] if node.op == "get_attr" else node.meta.get("val")
+        value = tensors.get(node.target) if node.op == "get_attr" else node.meta.get("val")
         if isinstance(value, list | tuple):
             shapes[node] = tuple(_shape(part, stand_ins) for part in value)
         elif (shape := _shape(value, stand_ins)) is not None:
@@ -159,7 +159,7 @@ def inline_regions(module: GraphModule) -> None:
         place = next(
             number
             for number, arg in enumerate(node.args)
-            if getattr(arg, "op", "") == "get_attr" and _is_graph(module, str(arg.target))
+            if getattr(arg, "op", "") == "get_attr" and is_graph(module, str(arg.target))
         )
         body = getattr(module, str(node.args[place].target))
         inline_regions(body)
@@ -180,7 +180,14 @@ def inline_regions(module: GraphModule) -> None:
         module.graph.erase_node(node)
 
 
-def _is_graph(module: GraphModule, name: str) -> bool:
+def bodies(module: GraphModule) -> dict[str, object]:
+    """The bodies of regions that are still there (`torch.cond`), by name."""
+    names = [str(node.target) for node in module.graph.nodes if node.op == "get_attr"]
+    return {name: getattr(module, name) for name in names if is_graph(module, name)}
+
+
+def is_graph(module: GraphModule, name: str) -> bool:
+    """Whether a name is that of a region's body (`torch.cond`, autocast)."""
     return hasattr(getattr(module, name, None), "graph")
 
 

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploykit.compress.prune.bypass import after_blocks
+from deploykit.compress.prune.constants import memory_owners
 from deploykit.compress.prune.cut import build, copied, gone_of, replay
 from deploykit.compress.prune.edit import Edit
+from deploykit.compress.prune.graph import bodies
 from deploykit.compress.prune.rules.call import packet_name
 
 if TYPE_CHECKING:
@@ -22,9 +25,10 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
-    from torch.fx import Graph, GraphModule, Node
+    from torch.fx import Graph, Node
 
     from deploykit.compress.prune.analyse import Analysis
+    from deploykit.compress.prune.bypass import Shallow
     from deploykit.compress.prune.graph import Program
     from deploykit.compress.prune.plan import Plan
     from deploykit.core.types import TensorSpec
@@ -68,12 +72,14 @@ def agreement(
     import torch
 
     doubled = in_float64(program, seed)
-    analysis = replay(doubled, plan)
-    gone = gone_of(analysis, plan)
+    rest = after_blocks(doubled, plan)
+    analysis = replay(rest.program, rest.plan)
+    gone = gone_of(analysis, rest.plan)
     small = build(analysis, gone).eval()
     feeds = made_up(inputs, seed)
     with torch.no_grad():
-        expected = _leaves(_Masked(analysis, plan, gone).run(*(feed.clone() for feed in feeds)))
+        masked = _Masked(analysis, doubled, rest, gone)
+        expected = _leaves(masked.run(*(feed.clone() for feed in feeds)))
         got = _leaves(small(*feeds))
     scale = max((float(tensor.abs().max()) for tensor in expected if tensor.numel()), default=0.0)
     difference = max(
@@ -108,10 +114,10 @@ def in_float64(program: Program, seed: int) -> Program:
     }  # fmt: skip
     _retie(program, tensors)
     graph, nodes = copied(program.module.graph)
-    _widen(graph)
+    widen(graph)
     for old, new in nodes.items():
         new.meta = old.meta
-    module = fx.GraphModule(dict(tensors), graph)  # type: ignore[arg-type]  # a mapping will do
+    module = fx.GraphModule({**bodies(program.module), **tensors}, graph)  # type: ignore[arg-type]  # a mapping will do
     shapes = {nodes[old]: shape for old, shape in program.shapes.items() if old in nodes}
     return replace(program, module=module, shapes=shapes, tensors=tensors)
 
@@ -140,13 +146,15 @@ def _retie(program: Program, tensors: dict[str, Tensor]) -> None:
             tensors[name] = tensors[known]
 
 
-def _widen(graph: Graph) -> None:
-    """float64 wherever the graph says float32."""
+def widen(graph: Graph) -> None:
+    """float64 wherever the graph says a smaller type."""
     import torch
     from torch.fx.node import map_aggregate
 
+    small = (torch.float32, torch.float16, torch.bfloat16)
+
     def wide(arg: Any) -> Any:
-        return torch.float64 if arg is torch.float32 else arg
+        return torch.float64 if arg in small else arg
 
     for node in graph.nodes:
         node.args = map_aggregate(node.args, wide)
@@ -167,14 +175,16 @@ _SAME_SHAPE = frozenset({"layer_norm", "rms_norm", "group_norm", "batch_norm"})
 
 
 class _Masked:
-    """The original graph with removed channels at zero."""
+    """The original graph with removed channels at zero, and nothing added by removed blocks."""
 
-    def __init__(self, analysis: Analysis, plan: Plan, gone: Any) -> None:
+    def __init__(self, analysis: Analysis, whole: Program, rest: Shallow, gone: Any) -> None:
         self._analysis = analysis
+        self._whole = whole.module
+        self._rest = rest
         self._gone = gone
         self._tensors = dict(analysis.program.tensors)
         learnt = {name for name, _ in analysis.program.module.named_parameters()}
-        for part in plan.cuts:
+        for part in rest.plan.cuts:
             if part.parameter not in learnt:
                 continue
             tensor = self._tensors[part.parameter].detach().clone()
@@ -196,18 +206,31 @@ class _Masked:
                 )  # fmt: skip
 
             def run_node(self, n: Node) -> Any:
+                if n in masked._rest.skipped:
+                    return masked.unchanged(n, self.env[masked._rest.skipped[n]])
                 if n.op == "call_function" and packet_name(n) in _OVER_CHANNELS:
                     args, kwargs = self.fetch_args_kwargs_from_env(n)
                     return masked.on_kept(n, args, kwargs)
-                return super().run_node(n)
+                result = super().run_node(n)
+                if n.op == "call_function" and packet_name(n) == "_weight_norm":
+                    return result.nan_to_num()  # a row of zeros has no direction: 0 / 0
+                return result
 
-        module: GraphModule = self._analysis.program.module
-        return Run(module).run(*feeds)
+        return Run(self._whole).run(*feeds)
 
-    def on_kept(self, node: Node, args: Any, kwargs: Any) -> Any:
+    def unchanged(self, node: Node, kept: Any) -> Any:
+        """What a sum is without its block: in memory of its own where the sum was."""
+        owners = memory_owners(self._whole)
+        return kept if owners[node] is owners[self._rest.skipped[node]] else kept.clone()
+
+    def on_kept(self, whole: Node, args: Any, kwargs: Any) -> Any:
         """A norm or mean over channels of the kept ones; zeros elsewhere."""
         from deploykit.compress.prune.trace import Value
 
+        assert callable(whole.target), "an operator"
+        node = self._rest.nodes.get(whole)
+        if node is None:  # in a removed block
+            return whole.target(*args, **kwargs)
         source = node.all_input_nodes[0]
         value = self._analysis.values[source]
         assert isinstance(value, Value), "norms take a tensor"

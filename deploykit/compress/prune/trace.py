@@ -66,12 +66,15 @@ class Choice:
         taken: the number of the way that was taken.
         labels: the ones that may go the way it was taken.
         alternatives: the ways in the order in which to try them.
+        pieces: whether the ways are pieces of a dimension that a view splits, numbered from the
+            left, and not inside or whole groups.
     """
 
     key: str
     taken: int
     labels: Column
     alternatives: tuple[int, ...]
+    pieces: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +90,8 @@ class Trace:
         locks: what never goes.
         doubts: what does not stay exact.
         choices: made in this pass.
-        inner: labels that attention contracts over: positions within heads.
+        widths: labels of attention's widths: what it contracts over, or gives.
+        heads: labels of the dimensions that attention runs beside each other.
         roles: what indices of parameters do.
         minted: labels of copies that `expand` and the like make.
         where: what is being analysed, for messages.
@@ -100,7 +104,8 @@ class Trace:
     locks: list[Mark] = field(default_factory=list)
     doubts: list[Mark] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
-    inner: list[Column] = field(default_factory=list)
+    widths: list[Column] = field(default_factory=list)
+    heads: list[Column] = field(default_factory=list)
     roles: list[tuple[Column, Role]] = field(default_factory=list)
     minted: list[Column] = field(default_factory=list)
     where: str = ""
@@ -188,9 +193,14 @@ class Trace:
             return next((way for way in alternatives if fits(way)), alternatives[0])
         return self.preset.get(key, alternatives[0])
 
-    def chosen(self, key: str, taken: int, labels: Column, alternatives: tuple[int, ...]) -> None:
+    def chosen(self, choice: Choice) -> None:
         """Remember a choice and what hangs on it."""
-        self.choices.append(Choice(key, taken, labels, alternatives))
+        self.choices.append(choice)
+
+    def attends(self, widths: Sequence[Axis], heads: Sequence[Axis]) -> None:
+        """A product of activations: dimensions it sums over or gives, and those beside them."""
+        self.widths.extend(column for axis in widths for column in axis)
+        self.heads.extend(column for axis in heads for column in axis)
 
     def gone(self, labels: Column) -> Column:
         """Which labels go, in the replay of a plan."""

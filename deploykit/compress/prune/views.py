@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.compress.prune.trace import merged
+from deploykit.compress.prune.trace import Choice, merged
 
 if TYPE_CHECKING:
     from deploykit.compress.prune.labels import Axis, Column
@@ -49,7 +49,9 @@ def split(trace: Trace, column: Column, pieces: tuple[int, ...], key: str) -> tu
     if len(varying) < 2:
         dim = varying[0] if varying else int(np.argmax(pieces))
         return dim, _along(grid, dim)[:, 0]
-    by_size = sorted(varying, key=lambda dim: (-pieces[dim], -dim))
+    # Not by size: where a piece has the batch in it (batch times heads), labels come again.
+    kinds = {dim: len(np.unique(_along(sets, dim)[:, 0])) for dim in varying}
+    by_size = sorted(varying, key=lambda dim: (-kinds[dim], -dim))
 
     def fits(dim: int) -> bool:
         gone = _along(trace.gone(column).reshape(pieces), dim)
@@ -62,7 +64,7 @@ def split(trace: Trace, column: Column, pieces: tuple[int, ...], key: str) -> tu
     # After the first try, the nearest piece to the left: (heads, width) is how heads are written.
     outward = sorted(varying, key=lambda dim: (dim > by_size[0], abs(dim - by_size[0])))
     order = (by_size[0], *(dim for dim in outward if dim != by_size[0]))
-    trace.chosen(key, taken, labels, order)
+    trace.chosen(Choice(key, taken, labels, order, pieces=True))
     return taken, labels
 
 

@@ -20,7 +20,7 @@ def _attention(call: Call) -> Value:
     query, key, value = (call.value(name) for name in ("query", "key", "value"))
     mask = call.maybe("attn_mask")
     trace = call.trace
-    contract(call, query, -1, key, -1)
+    summed = contract(call, query, -1, key, -1)
     positions = trace.unite(key.axes[-2], value.axes[-2])
     trace.lock(positions, "softmax runs over it")
     lead = call.shape[:-2]
@@ -28,6 +28,7 @@ def _attention(call: Call) -> Value:
         key, value = (_spread(call, part, query) for part in (key, value))
     leads = [Value(part.shape[:-2], part.axes[:-2]) for part in (query, key, value)]
     axes = trace.broadcast(leads, lead)
+    trace.attends([summed, value.axes[-1]], axes)
     if mask is not None:
         scores = Value((*lead, query.shape[-2], key.shape[-2]), (*axes, query.axes[-2], ()))
         trace.broadcast([scores, mask], scores.shape)

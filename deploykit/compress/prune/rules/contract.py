@@ -16,16 +16,15 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.rules.call import Call
 
 
-def contract(call: Call, left: Value, one: int, right: Value, other: int) -> None:
-    """Sum over dimension `one` of `left` times dimension `other` of `right`."""
+def contract(call: Call, left: Value, one: int, right: Value, other: int) -> Axis:
+    """Sum over dimension `one` of `left` times dimension `other` of `right`, and give its axis."""
     trace = call.trace
     trace.role(left, one, Role.READS)
     trace.role(right, other, Role.READS)
     axis = trace.unite(left.axes[one], right.axes[other])
-    if not left.static and not right.static:
-        trace.inner.extend(axis)
     if not left.zero and not right.zero:
         trace.doubt(axis, Exactness.APPROXIMATE, "neither factor of a product becomes zero")
+    return axis
 
 
 def _linear(call: Call) -> Value:
@@ -56,7 +55,7 @@ def product(call: Call, left: Value, right: Value) -> Value:
     """`left @ right` by NumPy's rules: vectors, matrices, and batches of them."""
     trace = call.trace
     column = len(right.shape) == 1
-    contract(call, left, -1, right, -1 if column else -2)
+    summed = contract(call, left, -1, right, -1 if column else -2)
     if len(left.shape) > 1:
         trace.role(left, -2, Role.WRITES)
     if not column:
@@ -69,6 +68,8 @@ def product(call: Call, left: Value, right: Value) -> Value:
     ]
     axes = list(trace.broadcast(batches, lead))
     zero = zero_in_product(batches, axes)
+    if not left.static and not right.static:
+        trace.attends([summed, *left.axes[-2:-1], right.axes[-1]], axes)
     if len(left.shape) > 1:
         axes.append(left.axes[-2])
         zero = zero and (left.zero or not left.axes[-2])
@@ -104,10 +105,12 @@ def _einsum(call: Call) -> Value:
             letters[letter] = axis if known is None else call.trace.unite(known, axis)
     summed = [axis for letter, axis in letters.items() if letter not in result]
     for axis in summed:
-        if sum(value.static for value in values) == 0:
-            call.trace.inner.extend(axis)
         if not any(value.zero for value in values):
             call.trace.doubt(axis, Exactness.APPROXIMATE, "no factor of a product becomes zero")
+    if not any(value.static for value in values):
+        shared = [c for c in result if all(c in term for term in terms)]
+        others = [axis for letter, axis in letters.items() if letter not in shared]
+        call.trace.attends(others, [letters[letter] for letter in shared])
     for term, value in zip(terms, values, strict=True):
         for dim, letter in enumerate(term):
             call.trace.role(value, dim, Role.WRITES if letter in result else Role.READS)
@@ -138,7 +141,7 @@ def spelled(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 RULES = {
     "linear": Rule(_linear),
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), Rule(_matmul)),
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), Rule(_matmul)),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), Rule(_addmm)),
     "einsum": Rule(_einsum),
 }

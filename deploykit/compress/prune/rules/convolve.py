@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.rules import Rule
-from deploykit.compress.prune.rules.call import packet_name
+from deploykit.compress.prune.rules.call import Unruled, packet_name
 from deploykit.compress.prune.structure import Exactness, Role
-from deploykit.compress.prune.trace import Value
+from deploykit.compress.prune.trace import Choice, Value
 
 if TYPE_CHECKING:
     from deploykit.compress.prune.edit import Edit
@@ -29,6 +29,8 @@ def _convolve(call: Call) -> Value:
     value, weight, bias = call.value("input"), call.value("weight"), call.maybe("bias")
     transposed = "transpose" in call.name
     groups = call.arg("groups")
+    if not isinstance(groups, int):
+        raise Unruled("groups")
     trace = call.trace
     rank = len(weight.shape) - 2
     channel = len(value.shape) - rank - 1
@@ -99,7 +101,7 @@ def _grouped(
             trace.labels.unite(inside_in, read_column.reshape(groups, -1)[0])
         if inside_out is not None:
             trace.labels.unite(inside_out, out.reshape(groups, -1)[0])
-    trace.chosen(key, way, np.concatenate((read_column, out)), ways)
+    trace.chosen(Choice(key, way, np.concatenate((read_column, out)), ways))
     return (out,), way
 
 
@@ -153,7 +155,7 @@ def _spatial(
 
 def _rewrite_groups(edit: Edit) -> None:
     groups = edit.arg("groups")
-    if groups == 1:
+    if groups == 1 or not isinstance(groups, int):
         return
     value, weight = edit.value(edit.arg("input")), edit.value(edit.arg("weight"))
     transposed = "transpose" in packet_name(edit.old)

@@ -36,7 +36,8 @@ def _transpose(call: Call) -> Value:
     if call.name in {"t", "numpy_T", "mT"}:
         one, other = (rank - 2) % rank, (rank - 1) % rank
     else:
-        one, other = call.arg("dim0") % rank, call.arg("dim1") % rank
+        names = ("axis0", "axis1") if call.name == "swapaxes" else ("dim0", "dim1")
+        one, other = (call.arg(name) % rank for name in names)
     order[one], order[other] = order[other], order[one]
     return _permuted(call, order)
 

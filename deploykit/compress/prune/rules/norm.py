@@ -9,7 +9,7 @@ import numpy as np
 from deploykit.compress.prune.rules import Rule
 from deploykit.compress.prune.rules.convolve import INSIDE, WHOLE
 from deploykit.compress.prune.structure import Exactness
-from deploykit.compress.prune.trace import Value
+from deploykit.compress.prune.trace import Choice, Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def _by_group(call: Call, axis: Axis, groups: int) -> Axis:
     if way == INSIDE:
         trace.doubt(axis, Exactness.RENORMALISED, _WHY)
     if groups > 1:
-        trace.chosen(call.node.name, way, column, ways)
+        trace.chosen(Choice(call.node.name, way, column, ways))
     return axis
 
 
@@ -104,6 +104,16 @@ def _rewrite_group_norm(edit: Edit) -> None:
     if edit.shrinks(value, 1):
         stays = edit.keeps(value, 1).reshape(groups, -1)
         edit.set("num_groups", int(stays.any(axis=1).sum()))
+
+
+def _weight_norm(call: Call) -> Value:
+    """g · v / |v|, a length for each index of one dimension (Salimans & Kingma, 2016, eq. 2)."""
+    value, length = call.value("v"), call.value("g")
+    axes = list(value.axes)
+    dim = call.arg("dim") % len(axes)
+    joined = call.trace.unite(axes[dim], length.axes[dim])
+    axes[dim] = joined
+    return Value(call.shape, tuple(axes), zero=value.zero and length.zero, static=value.static)
 
 
 def _local_response(call: Call) -> Value:
@@ -116,5 +126,6 @@ RULES = {
     **dict.fromkeys(("batch_norm", "instance_norm"), Rule(_batch_norm)),
     **dict.fromkeys(("layer_norm", "rms_norm"), Rule(_layer_norm, _rewrite_layer_norm)),
     "group_norm": Rule(_group_norm, _rewrite_group_norm),
+    "_weight_norm": Rule(_weight_norm),
     "local_response_norm": Rule(_local_response),
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.rules import Rule
+from deploykit.compress.prune.rules.call import Unruled
 from deploykit.compress.prune.structure import Role
 from deploykit.compress.prune.trace import Value
 
@@ -31,10 +32,7 @@ def _recurrent(call: Call) -> Result:
     parts = [weights[at : at + per] for at in range(0, len(weights), per)]
     hidden = parts[0][1].shape[1]
     if len(parts[0]) != per or any(part[1].shape != (gates * hidden, hidden) for part in parts):
-        for given in call.inputs:
-            for axis in given.axes:
-                trace.lock(axis, "a recurrent layer with a projection")
-        return tuple(None if s is None else Value(s, ((),) * len(s)) for s in call.shapes)
+        raise Unruled("proj_size")
     units: Axis = ()
     below = value.axes[-1]
     for layer in range(0, len(parts), directions):
@@ -70,4 +68,22 @@ def _united(
     return units
 
 
-RULES = dict.fromkeys(_GATES, Rule(_recurrent))
+def _cell(call: Call) -> Result:
+    """One step: what is hidden before and after are the same units."""
+    trace, gates = call.trace, _GATES[call.name.removesuffix("_cell")]
+    value = call.value("input")
+    states = call.all("hx") if call.name == "lstm_cell" else [call.value("hx")]
+    weights = [call.value(name) for name in ("w_ih", "w_hh")]
+    weights += [bias for name in ("b_ih", "b_hh") if (bias := call.maybe(name)) is not None]
+    units = _united(trace, value.axes[-1], weights, gates, weights[1].shape[1])
+    for state in states:
+        units = trace.unite(units, state.axes[-1])
+    zero = all(given.zero for given in (*states, *weights)) and not any(value.axes[:-1])
+    made = Value(states[0].shape, (*value.axes[:-1], units), zero=zero)
+    return (made, made) if call.name == "lstm_cell" else made
+
+
+RULES = {
+    **dict.fromkeys(_GATES, Rule(_recurrent)),
+    **dict.fromkeys(tuple(f"{name}_cell" for name in _GATES), Rule(_cell)),
+}

@@ -25,6 +25,9 @@ _RESIZES = tuple(
 _OTHERS = ("grid_sampler", "grid_sampler_2d", "reflection_pad1d", "reflection_pad2d",
            "replication_pad1d", "replication_pad2d", "_adaptive_avg_pool2d")  # fmt: skip
 
+_FOURIER = tuple(f"fft_{kind}{rank}" for kind in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+                 for rank in ("", "2", "n"))  # fmt: skip
+
 
 def _spatial(call: Call) -> Result:
     value = call.inputs[0]
@@ -72,8 +75,25 @@ def _unfold(call: Call) -> Value:
     return call.trace.move(value, call.shape, axes)
 
 
+def _fourier(call: Call) -> Value:
+    """Transforms over positions leave the other dimensions alone."""
+    value = call.value("self")
+    rank = len(value.shape)
+    given = call.arg("dim")
+    if given is None:
+        given = range(rank)
+    elif isinstance(given, int):
+        given = [given]
+    over = {dim % rank for dim in given}
+    for dim in over:
+        call.trace.lock(value.axes[dim], f"{call.name} runs over it")
+    axes = tuple(() if dim in over else axis for dim, axis in enumerate(value.axes))
+    return Value(call.shape, axes, zero=value.zero, static=value.static)
+
+
 RULES = {
     **dict.fromkeys((*_POOLS, *_POOLS_WITH_INDICES, *_RESIZES, *_OTHERS), Rule(_spatial)),
+    **dict.fromkeys(_FOURIER, Rule(_fourier)),
     "im2col": Rule(_im2col),
     "col2im": Rule(_col2im),
     "unfold": Rule(_unfold),

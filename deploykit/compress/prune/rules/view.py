@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from math import gcd
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.rules import Rule
@@ -9,6 +11,8 @@ from deploykit.compress.prune.views import reshape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch.fx import Node
 
     from deploykit.compress.prune.edit import Edit
     from deploykit.compress.prune.rules.call import Call
@@ -48,9 +52,21 @@ def _rewrite_sizes(edit: Edit) -> None:
         dim = first + place
         if size == -1 or not edit.shrinks(result, dim):
             continue
-        # A size that the graph computes and that shrinks (batch times heads) is told by the rest.
-        sizes[place] = edit.count(result, dim) if isinstance(size, int) else -1
+        if isinstance(size, int):
+            sizes[place] = edit.count(result, dim)
+        elif -1 in sizes:
+            sizes[place] = _share(edit, size, edit.count(result, dim), result.shape[dim])
+        else:  # a size that the graph computes (batch times heads) is told by the rest
+            sizes[place] = -1
     edit.set(name, sizes)
+
+
+def _share(edit: Edit, size: Node, part: int, whole: int) -> Node:
+    """`size · part / whole`, as calls in front of the node."""
+    common = gcd(part, whole)
+    with edit.node.graph.inserting_before(edit.node):
+        times = edit.node.graph.call_function(operator.mul, (size, part // common))
+        return edit.node.graph.call_function(operator.floordiv, (times, whole // common))
 
 
 def _pixel_shuffle(call: Call) -> Value:
