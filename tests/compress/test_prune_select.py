@@ -272,6 +272,17 @@ def test_measured_steps_may_be_a_list_and_differ_by_group() -> None:
     assert kept_of(structure, selection) == {"conv0": 16, "conv1": 16}
 
 
+def test_rounding_is_to_the_nearest_step() -> None:
+    structure, shapes = chain(16, 32, 10)
+    first_ten_of_conv1 = np.where(np.arange(32) < 10, 0.0, 2.0)
+    scores = {"conv0": np.ones(16), "conv1": first_ten_of_conv1}
+    options = PruneOptions(ratio=8 / 48, of="channels")
+    selection = select(structure, scores, options, shapes=shapes, steps={"conv0": 4, "conv1": 16})
+
+    # 23 of 32 are nearer to 16: conv1 meets the aim before anything of conv0 goes.
+    assert kept_of(structure, selection) == {"conv0": 16, "conv1": 16}
+
+
 def test_groups_that_share_a_dimension_are_counted_together() -> None:
     shapes = {"a.weight": (4, 3), "b.weight": (6, 3), "c.weight": (5, 10)}
     structure = Structure((

@@ -4,10 +4,12 @@ All that goes with a channel is looked at together: a channel whose writer is sm
 readers are large is not small. The result is comparable between groups, so that they can be
 ranked together:
 
-*  magnitudes ("l1", "l2", "activation") are divided by their group's mean, since how large
-   weights are says more about a layer's place than about its worth (DepGraph, section 3.3);
-*  scales of norms ("bn-scale") are what they are (network slimming ranks them over the network);
-*  "taylor" and "fisher" are in units of the loss.
+*  all but two criteria are divided by their group's mean. How large weights are says more about a
+   layer's place than about its worth (DepGraph, section 3.3). The change of a loss needs it
+   too: one of 512 channels matters less than one of 16, and a global ranking would take all
+   from where channels are many and cheap;
+*  scales of norms ("bn-scale") are what they are: network slimming trains them so that they can
+   be ranked over the network. "random" is uniform.
 
 Sources: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017 (arXiv:1608.08710), section
 3.1; Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023 (arXiv:2301.12900), section

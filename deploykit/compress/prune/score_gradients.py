@@ -10,10 +10,11 @@ The gradients of single samples matter: at the end of training those of the whol
 whatever the channel is worth.
 
 Sources: "taylor": Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
-Inference", ICLR 2017 (arXiv:1611.06440), eq. 6-8, magnitude of the change, averaged over samples.
+Inference", ICLR 2017 (arXiv:1611.06440), section 2.2: magnitude of the change, mean over samples.
 "fisher": Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018
-(arXiv:1801.05787), eq. 8-10: half the squared change, averaged; over coupled channels: Liu et al.,
-"Group Fisher Pruning for Practical Network Compression", ICML 2021 (arXiv:2108.00708), section 3.
+(arXiv:1801.05787), section 2.1: its square, which is the Fisher information of the gate; over
+coupled channels: Liu et al., "Group Fisher Pruning for Practical Network Compression", ICML 2021
+(arXiv:2108.00708), section 3.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.evidence import evaluating
-from deploykit.compress.prune.score import member_sums, weights_of
+from deploykit.compress.prune.score import member_sums, over_mean, weights_of
 from deploykit.compress.prune.structure import Role
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.load.calls import refuse_call
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 def score_gradients(
     module: nn.Module, structure: Structure, criterion: str, evidence: Evidence
 ) -> dict[str, NDArray[np.float64]]:
-    """Estimated change of the loss by channel, in units of the loss (or half its square).
+    """Estimated change of the loss by channel (or its square), over the group's mean.
 
     Args:
         module: is not changed; its `grad` fields are not touched.
@@ -59,20 +60,18 @@ def score_gradients(
         raise BadInputError(f"criterion {criterion!r} finds no weights in any group; take random")
     names = sorted({member.parameter for members in read.values() for member in members})
     totals = {name: np.zeros(members[0].indices.shape[0]) for name, members in read.items()}
-    count = 0
     for products in _products(module, names, evidence):
-        count += 1
         cache: dict[tuple[str, int], NDArray[np.float64]] = {}
         for name, members in read.items():
             change = sum(member_sums(products, member, cache) for member in members)
-            totals[name] += np.abs(change) if criterion == "taylor" else np.square(change) / 2
+            totals[name] += np.abs(change) if criterion == "taylor" else np.square(change)
     for name, total in totals.items():
         if not np.isfinite(total).all():
             raise CheckFailedError(
                 f"the gradients of group {name} are not finite on {evidence.data.name}; prune "
                 "with criterion l2"
             )
-    return {name: total / count for name, total in totals.items()}
+    return {name: over_mean(total) for name, total in totals.items()}
 
 
 def _gates(group: Group) -> tuple[Member, ...]:
