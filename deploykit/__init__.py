@@ -10,6 +10,7 @@ loaded only by what needs them.
 | come in | `Source`, `load_source`, `load_artifact`, `parse_inputs`, `open_data`, `load_recipe` |
 | train | `TrainOptions`, `train_recipe` |
 | export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
+| compress | `PruneOptions`, `PruneRequest`, `PruneResult`, `run_prune`, `load_model` |
 | measure | `BenchRequest`, `Wanted`, `Plan`, `StopRules`, `BenchResult`, `measure` |
 | records | `Model`, `OnnxArtifact`, `Target`, `Measurement`, `Report` and what they are made of |
 | errors | `DeploykitError` and its kinds, `ExitStatus` |
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from deploykit.bench.result import BenchResult
     from deploykit.bench.run import Plan
     from deploykit.bench.schedule import StopRules
+    from deploykit.compress.prune.options import PruneOptions
     from deploykit.core.errors import (
         BadInputError,
         CannotTellError,
@@ -60,6 +62,9 @@ if TYPE_CHECKING:
     from deploykit.export.options import ExportOptions
     from deploykit.flow.export import ExportRequest, ExportResult, run_export
     from deploykit.flow.measure import BenchRequest, measure
+    from deploykit.flow.prune import PruneResult, run_prune
+    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.rebuild import load_model
     from deploykit.flow.train import train_recipe
     from deploykit.load.artifacts import load_artifact
     from deploykit.load.datasets import open_data
@@ -94,6 +99,9 @@ __all__ = [
     "Plan",
     "Preprocessing",
     "ProcessRun",
+    "PruneOptions",
+    "PruneRequest",
+    "PruneResult",
     "Recipe",
     "Report",
     "Samples",
@@ -108,12 +116,14 @@ __all__ = [
     "Verdict",
     "Wanted",
     "load_artifact",
+    "load_model",
     "load_recipe",
     "load_source",
     "measure",
     "open_data",
     "parse_inputs",
     "run_export",
+    "run_prune",
     "train_recipe",
 ]
 
@@ -130,6 +140,9 @@ _HOMES = {
     "Measurement": "core.measurement",
     "Plan": "bench.run",
     "ProcessRun": "core.measurement",
+    "PruneOptions": "compress.prune.options",
+    "PruneRequest": "flow.prune_request",
+    "PruneResult": "flow.prune",
     "Recipe": "load.recipe",
     "Report": "core.report",
     "Samples": "core.measurement",
@@ -141,12 +154,14 @@ _HOMES = {
     "Verdict": "core.report",
     "Wanted": "bench.cases",
     "load_artifact": "load.artifacts",
+    "load_model": "flow.rebuild",
     "load_recipe": "load.recipe",
     "load_source": "load.modules",
     "measure": "flow.measure",
     "open_data": "load.datasets",
     "parse_inputs": "load.inputs",
     "run_export": "flow.export",
+    "run_prune": "flow.prune",
     "train_recipe": "flow.train",
 }
 _ERRORS = "Error"

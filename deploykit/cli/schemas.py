@@ -21,9 +21,11 @@ from deploykit.bench.diagnosis import DOCTOR, Diagnosis
 from deploykit.bench.inspection import INSPECTION, Inspection
 from deploykit.bench.layer_cache import LAYER_TIMES, LayerTimes
 from deploykit.bench.result import BENCH, BenchResult
+from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
+from deploykit.flow.prune_record import PRUNING, Pruning
 from deploykit.load.recipe import RECIPE, Recipe
 
 FOLDER = Path(deploykit.__file__).parent / "core" / "schemas"
@@ -59,6 +61,8 @@ KINDS = (
     Kind(DOCTOR, Diagnosis),
     Kind(INSPECTION, Inspection),
     Kind(LAYER_TIMES, LayerTimes),
+    Kind(PLAN, Plan),
+    Kind(PRUNING, Pruning),
     Kind(RECIPE, Recipe),
     Kind(REPORT, Report),
 )
