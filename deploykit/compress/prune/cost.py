@@ -20,25 +20,35 @@ def macs_of(program: Program) -> dict[str, float]:
     no weight and are not counted: they shrink with the layers around them.
     """
     macs: dict[str, float] = {}
+    for node, count in macs_by_node(program).items():
+        weight = _weight(program, node)
+        assert weight is not None, "it counts"
+        name = str(weight.target)
+        macs[name] = macs.get(name, 0.0) + count
+    return macs
+
+
+def macs_by_node(program: Program) -> dict[Node, float]:
+    """Multiply-accumulates of one sample in every call of a layer with a weight."""
+    macs: dict[Node, float] = {}
     batch = _batch(program)
     for node in program.module.graph.nodes:
         if node.op != "call_function":
             continue
-        weight = next(
-            (
-                n
-                for n in node.all_input_nodes[1:]
-                if n.op == "get_attr" and len(_shape(program, n)) > 1
-            ),
-            None,
-        )
+        weight = _weight(program, node)
         if weight is None or node not in program.shapes:
             continue
         count = _macs(program, node, weight)
         if count:
-            name = str(weight.target)
-            macs[name] = macs.get(name, 0.0) + count / batch
+            macs[node] = count / batch
     return macs
+
+
+def _weight(program: Program, node: Node) -> Node | None:
+    return next(
+        (n for n in node.all_input_nodes[1:] if n.op == "get_attr" and len(_shape(program, n)) > 1),
+        None,
+    )
 
 
 def _macs(program: Program, node: Node, weight: Node) -> int:
