@@ -122,10 +122,15 @@ def _power_sums(tensor: Tensor, dim: int, power: int) -> NDArray[np.float64]:
     """Of |w|^p over all dimensions but one."""
     import torch
 
-    magnitudes = tensor.detach().movedim(dim, 0).reshape(tensor.shape[dim], -1).abs()
-    powers = magnitudes if power == 1 else magnitudes**power
-    sums: NDArray[np.float64] = powers.sum(1, dtype=torch.float64).cpu().numpy()
+    others = _all_but(tensor, dim)
+    plain = tensor.detach().float()
+    norms = torch.linalg.vector_norm(plain, power, others) if others else plain.abs()
+    sums: NDArray[np.float64] = (norms.double() ** power).cpu().numpy()
     return sums
+
+
+def _all_but(tensor: Tensor, dim: int) -> tuple[int, ...]:
+    return tuple(other for other in range(tensor.dim()) if other != dim % tensor.dim())
 
 
 def _norm_scales(module: nn.Module, structure: Structure) -> dict[str, NDArray[np.float64]]:
@@ -170,7 +175,8 @@ def member_sums(
     key = (member.parameter, member.dim)
     if key not in cache:
         tensor = products[member.parameter]
-        rows = tensor.movedim(member.dim, 0).reshape(tensor.shape[member.dim], -1)
-        cache[key] = rows.sum(1, dtype=torch.float64).cpu().numpy()
+        others = _all_but(tensor, member.dim)
+        summed = tensor.sum(others, dtype=torch.float64) if others else tensor.double()
+        cache[key] = summed.cpu().numpy()
     sums: NDArray[np.float64] = cache[key][member.indices].sum(axis=1)
     return sums
