@@ -154,7 +154,9 @@ def at_random(
     rng = np.random.default_rng(0)
     return {
         group.name: np.sort(
-            rng.permutation(group.channels)[: min(group.channels - 1, round(group.channels * share))]
+            rng.permutation(group.channels)[
+                : min(group.channels - 1, round(group.channels * share))
+            ]
         )
         for group in structure.free
         if group.name in names
@@ -196,7 +198,8 @@ def _check_gradients(model: Model, small: GraphModule, unused: Sequence[str]) ->
     small.train()
     feeds = [t.float() if t.is_floating_point() else t for t in made_up(model.inputs, 0)]
     outputs = named_outputs(small(*feeds))
-    sum(value.double().square().sum() for value in outputs.values() if value.is_floating_point()).backward()
+    real = [value.double() for value in outputs.values() if value.is_floating_point()]
+    torch.autograd.backward([value.square().sum() for value in real])
     small.eval()
     still = {name for name, value in small.named_parameters() if value.grad is None}
     assert still == set(unused)

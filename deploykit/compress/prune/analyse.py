@@ -17,6 +17,7 @@ import numpy as np
 
 from deploykit.compress.prune import rules
 from deploykit.compress.prune.constants import memory_owners, writes
+from deploykit.compress.prune.graph import learnt
 from deploykit.compress.prune.rules.call import Call, Unruled, packet_name
 from deploykit.compress.prune.structure import Role, Structure
 from deploykit.compress.prune.trace import Trace, Value
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
     from deploykit.compress.prune.graph import Program
-    from deploykit.compress.prune.labels import Axis, Column
+    from deploykit.compress.prune.labels import Axis, Column, Mask
     from deploykit.compress.prune.rules.call import Result
 
 _MOST_TRIES = 6
@@ -85,7 +86,7 @@ def settled(program: Program, heads: str = "within") -> Analysis:
 def run(
     program: Program,
     preset: Mapping[str, int],
-    removed: Mapping[str, Mapping[int, Column]] | None = None,
+    removed: Mapping[str, Mapping[int, Mask]] | None = None,
 ) -> Analysis:
     """One pass.
 
@@ -98,41 +99,55 @@ def run(
     trace = Trace(program.tensors, preset)
     if removed is not None:
         trace.removed = replay.gone(trace)
-    leaves: dict[str, Value] = {}
-    by_memory: dict[int, tuple[Tensor, Value]] = {}
-    learnt = {n for n, _ in program.module.named_parameters(remove_duplicate=False)}
-    bases = memory_owners(program.module)
-    values: dict[Node, Result] = {}
-    table = rules.table()
-    outputs: list[Node] = []
+    labelling = _Labelling(program, trace, replay)
     for node in program.module.graph.nodes:
-        if node.op == "get_attr":
-            continue  # labelled where it is first used: groups then come in order of computation
-        if node.op == "placeholder":
-            shape = program.shapes.get(node)
-            values[node] = None if shape is None else Value(shape, ((),) * len(shape))  # type: ignore[arg-type]  # one tensor
-            continue
         for used in node.all_input_nodes:
-            if used.op == "get_attr" and used not in values:
-                name = str(used.target)
-                if name not in program.tensors:
-                    continue  # the body of a region
-                leaf = _leaf(trace, program.tensors[name], by_memory, zero=name in learnt)
-                leaves[name] = values[used] = leaf
-                replay.note(trace, name, leaves[name])
+            labelling.label(used)  # a parameter where it is first used: in order of computation
+        labelling.follow(node)
+    return Analysis(program, trace, labelling.values, labelling.leaves)
+
+
+class _Labelling:
+    """Node by node, the labels of every value."""
+
+    def __init__(self, program: Program, trace: Trace, replay: _Replay) -> None:
+        self.values: dict[Node, Result] = {}
+        self.leaves: dict[str, Value] = {}
+        self._program, self._trace, self._replay = program, trace, replay
+        self._table = rules.table()
+        self._by_memory: dict[int, tuple[Tensor, Value]] = {}
+        self._learnt = learnt(program.module)
+        self._owners = memory_owners(program.module)
+
+    def label(self, node: Node) -> None:
+        """Give a parameter, buffer or constant its labels; nothing where it has them."""
+        name = str(node.target)
+        if node.op != "get_attr" or node in self.values or name not in self._program.tensors:
+            return
+        tensor = self._program.tensors[name]
+        leaf = _leaf(self._trace, tensor, self._by_memory, zero=name in self._learnt)
+        self.leaves[name] = self.values[node] = leaf
+        self._replay.note(name, leaf)
+
+    def follow(self, node: Node) -> None:
+        """Labels of what a node gives."""
         if node.op == "output":
-            outputs.append(node)
-        elif node in program.shapes:
-            values[node] = _apply(table, trace, program, node, values)
+            self._trace.where = "output"
+            for used in node.all_input_nodes:
+                for value in _flat(self.values.get(used)):
+                    for axis in value.axes:
+                        self._trace.lock(axis, "is an output of the network")
+        elif node.op == "placeholder" and node in self._program.shapes:
+            shape = self._program.shape(node)
+            self.values[node] = Value(shape, ((),) * len(shape))
+        elif node.op == "call_function" and node in self._program.shapes:
+            self._trace.where = place_of(node)
+            call = Call(
+                self._trace, node, packet_name(node), self._program.shapes[node], self.values
+            )
+            self.values[node] = _apply(self._table, call)
             if writes(node):
-                _written(values, bases, node)
-    for node in outputs:
-        for used in node.all_input_nodes:
-            trace.where = "output"
-            for value in _flat(values.get(used)):
-                for axis in value.axes:
-                    trace.lock(axis, "is an output of the network")
-    return Analysis(program, trace, values, leaves)
+                _written(self.values, self._owners, node)
 
 
 def _written(values: dict[Node, Result], bases: Mapping[Node, Node], node: Node) -> None:
@@ -158,29 +173,19 @@ def _leaf(
             trace.lock(axis, "shares its memory with a tensor of another shape")
         return Value(tuple(tensor.shape), ((),) * tensor.dim(), static=True)
     axes: list[Axis] = [
-        (trace.labels.fresh(size),) if size > 1 or tensor.dim() < 3 else ()
-        for size in tensor.shape
+        (trace.labels.fresh(size),) if size > 1 or tensor.dim() < 3 else () for size in tensor.shape
     ]
     value = Value(tuple(tensor.shape), tuple(axes), zero=zero, static=True)
     by_memory[key] = (tensor, value)
     return value
 
 
-def _apply(
-    table: Mapping[str, rules.Rule],
-    trace: Trace,
-    program: Program,
-    node: Node,
-    values: dict[Node, Result],
-) -> Result:
-    name = packet_name(node)
-    trace.where = place_of(node)
-    call = Call(trace, node, name, program.shapes[node], values)
-    rule = _rule(table, node)
+def _apply(table: Mapping[str, rules.Rule], call: Call) -> Result:
+    rule = _rule(table, call.node)
     if rule is not None:
         with suppress(Unruled):
             return rule.trace(call)
-    return _locked(call, f"deploykit has no pruning rule for {node.target}")
+    return _locked(call, f"deploykit has no pruning rule for {call.node.target}")
 
 
 def _rule(table: Mapping[str, rules.Rule], node: Node) -> rules.Rule | None:
@@ -228,7 +233,7 @@ def _flat(result: Result) -> list[Value]:
     return [] if result is None else [result]
 
 
-def locked_sets(trace: Trace) -> Column:
+def locked_sets(trace: Trace) -> Mask:
     """Bool by label: whether its set never goes."""
     roots = trace.labels.roots()
     locked = np.zeros(len(roots), dtype=bool)
@@ -290,17 +295,18 @@ def _turned(analysis: Analysis, heads: str) -> dict[str, int]:
 class _Replay:
     """What a plan removes, by label, as far as the pass has come."""
 
-    def __init__(self, removed: Mapping[str, Mapping[int, Column]]) -> None:
+    def __init__(self, removed: Mapping[str, Mapping[int, Mask]]) -> None:
         self._removed = removed
         self._labels: list[Column] = []
 
-    def note(self, trace: Trace, name: str, value: Value) -> None:  # noqa: ARG002
+    def note(self, name: str, value: Value) -> None:
+        """A parameter has its labels: know which of them go."""
         for dim, gone in self._removed.get(name, {}).items():
             for column in value.axes[dim]:
                 self._labels.append(column[gone])
 
-    def gone(self, trace: Trace) -> Callable[[Column], Column]:
-        def asked(labels: Column) -> Column:
+    def gone(self, trace: Trace) -> Callable[[Column], Mask]:
+        def asked(labels: Column) -> Mask:
             if not self._labels:
                 return np.zeros(len(labels), dtype=bool)
             known = trace.labels.find(np.concatenate(self._labels))

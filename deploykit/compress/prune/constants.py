@@ -6,7 +6,7 @@ write count as part of the constant they write to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploykit.load.quiet import quiet_torch
 
@@ -29,7 +29,7 @@ def fold_constants(module: GraphModule) -> None:
     import torch
 
     constant = _constant(module)
-    values: dict[Node, object] = {}
+    values: dict[Node, Any] = {}
     with torch.no_grad(), quiet_torch():
         for node in module.graph.nodes:
             if node in constant:
@@ -55,7 +55,7 @@ def fold_constants(module: GraphModule) -> None:
             module.graph.erase_node(node)
 
 
-def _value(module: GraphModule, node: Node, values: dict[Node, object]) -> object:
+def _value(module: GraphModule, node: Node, values: dict[Node, Any]) -> object:
     import torch
     from torch.fx.node import map_arg
 
@@ -65,8 +65,12 @@ def _value(module: GraphModule, node: Node, values: dict[Node, object]) -> objec
             found = getattr(found, part)
         # What is written to later must not change the network's own buffer.
         return found.clone() if isinstance(found, torch.Tensor) and is_written(node) else found
-    args = map_arg(node.args, lambda n: values[n] if n in values else n.meta["val"])
-    kwargs = map_arg(node.kwargs, lambda n: values[n] if n in values else n.meta["val"])
+
+    def known(used: Node) -> Any:
+        return values[used] if used in values else used.meta["val"]
+
+    args: Any = map_arg(node.args, known)
+    kwargs: Any = map_arg(node.kwargs, known)
     if _name(node).startswith("new_"):  # only the type of the tensor is asked for
         args = (torch.empty((), dtype=args[0].dtype), *args[1:])
     assert callable(node.target), "only calls are constant"
@@ -114,9 +118,10 @@ def _spoilt(module: GraphModule, constant: set[Node]) -> Iterator[Node]:
         if any(position[u] < last and u not in constant for u in node.users):
             lost.add(bases[node])
     for node in constant:
-        if bases[node] in lost and not (node.op == "get_attr" and bases[node] not in written):
-            yield node
-        elif node.op != "get_attr" and not _creates(node) and not _only(node, constant):
+        owner = bases[node]
+        read = node.op == "get_attr"
+        spoilt = owner in lost and (not read or owner in written)
+        if spoilt or not (read or _creates(node) or _only(node, constant)):
             yield node
 
 

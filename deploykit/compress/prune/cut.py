@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from deploykit.compress.prune.bypass import after_blocks
 from deploykit.compress.prune.edit import Edit
 from deploykit.compress.prune.graph import bodies
 from deploykit.compress.prune.plan import Cut, Plan
-from deploykit.core.errors import BadInputError
+from deploykit.core.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch.fx import Graph, GraphModule, Node
 
     from deploykit.compress.prune.graph import Program
-    from deploykit.compress.prune.labels import Column
+    from deploykit.compress.prune.labels import Column, Mask
     from deploykit.compress.prune.structure import Structure
     from deploykit.load.data import Array
 
@@ -44,11 +45,16 @@ def plan_of(
         BadInputError: a group is locked or not there, or all of its channels would go.
     """
     by_name = {group.name: group for group in structure.groups}
-    stays: dict[tuple[str, int], Column] = {}
+    stays: dict[tuple[str, int], Mask] = {}
     for name, channels in removed.items():
-        group = by_name[name]
+        group = by_name.get(name)
+        if group is None:
+            raise BadInputError(f"there is no group {name!r}{nearest(name, by_name)}")
         if group.locked and len(channels):
             raise BadInputError(f"{name} cannot be cut: it {group.locked}")
+        wrong = [c for c in channels if not 0 <= c < group.channels]
+        if wrong:
+            raise BadInputError(f"{name} has no channel {wrong[0]}, only 0 to {group.channels - 1}")
         for member in group.members:
             size = sizes[member.parameter][member.dim]
             key = (member.parameter, member.dim)
@@ -91,7 +97,7 @@ def cut(program: Program, plan: Plan) -> GraphModule:
 
 def replay(program: Program, plan: Plan) -> Analysis:
     """The analysis in which every choice falls the way the plan was made."""
-    removed: dict[str, dict[int, Column]] = {}
+    removed: dict[str, dict[int, Mask]] = {}
     for part in plan.cuts:
         tensor = program.tensors.get(part.parameter)
         if tensor is None:
@@ -109,7 +115,7 @@ def replay(program: Program, plan: Plan) -> Analysis:
     return run(program, {}, removed)
 
 
-def gone_of(analysis: Analysis, plan: Plan) -> Callable[[Column], Column]:
+def gone_of(analysis: Analysis, plan: Plan) -> Callable[[Column], Mask]:
     """Which labels go. Checks that the plan removes all of what goes together, and only that.
 
     Raises:
@@ -127,7 +133,7 @@ def gone_of(analysis: Analysis, plan: Plan) -> Callable[[Column], Column]:
     return lambda labels: gone[labels]
 
 
-def _check_closed(analysis: Analysis, plan: Plan, gone: Column) -> None:
+def _check_closed(analysis: Analysis, plan: Plan, gone: Mask) -> None:
     planned = {(part.parameter, part.dim): set(part.kept) for part in plan.cuts}
     locked = locked_sets(analysis.trace)
     for name, value in analysis.leaves.items():
@@ -158,7 +164,7 @@ def _reason(analysis: Analysis, labels: Column) -> str:
     return "never gets smaller"
 
 
-def build(analysis: Analysis, gone: Callable[[Column], Column]) -> GraphModule:
+def build(analysis: Analysis, gone: Callable[[Column], Mask]) -> GraphModule:
     """The graph with every literal that follows a size, and the slices of every tensor."""
     from torch import fx
 
@@ -170,30 +176,24 @@ def build(analysis: Analysis, gone: Callable[[Column], Column]) -> GraphModule:
         known = first.setdefault((tensor.data_ptr() or id(tensor), tensor.dim()), name)
         tensors[name] = _sliced(analysis, name, gone) if known == name else tensors[known]
 
-    def constant(tensor: Tensor, before: Node) -> Node:
-        name = f"_index_{len(tensors)}"
-        tensors[name] = tensor
-        with graph.inserting_before(before):
-            return graph.get_attr(name)
-
     for old, new in new_nodes.items():
         rewrite = rewrite_of(old) if old.op == "call_function" and old in program.shapes else None
         if rewrite is not None:
-            rewrite(
-                Edit(
-                    new,
-                    old,
-                    analysis.values,
-                    gone,
-                    lambda tensor, node=new: constant(tensor, node),
-                    program.tensors,
-                )
-            )
+            constant = partial(_constant, tensors, new)
+            rewrite(Edit(new, old, analysis.values, gone, constant, program.tensors))
     if _switched(graph):
         tensors["training"] = True
     _drop_unused(graph)
-    module = fx.GraphModule(tensors, graph, class_name="Pruned")  # type: ignore[arg-type]  # a mapping will do
+    module = fx.GraphModule(tensors, graph, class_name="Pruned")
     return module.eval()
+
+
+def _constant(tensors: dict[str, object], before: Node, tensor: Tensor) -> Node:
+    """A tensor of the new graph's own, in front of a node."""
+    name = f"_index_{len(tensors)}"
+    tensors[name] = tensor
+    with before.graph.inserting_before(before):
+        return before.graph.get_attr(name)
 
 
 def copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:
@@ -203,11 +203,11 @@ def copied(graph: Graph) -> tuple[Graph, dict[Node, Node]]:
     new = fx.Graph()
     nodes: dict[Node, Node] = {}
     result = new.graph_copy(graph, nodes)
-    new.output(result)  # type: ignore[arg-type]  # what a graph returns
+    new.output(result)
     return new, nodes
 
 
-def _sliced(analysis: Analysis, name: str, gone: Callable[[Column], Column]) -> Tensor:
+def _sliced(analysis: Analysis, name: str, gone: Callable[[Column], Mask]) -> Tensor:
     """A copy of what stays of a tensor."""
     import torch
 

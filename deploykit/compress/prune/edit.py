@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import Node
 
-    from deploykit.compress.prune.labels import Axis, Column
+    from deploykit.compress.prune.labels import Axis, Column, Mask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class Edit:
     node: Node
     old: Node
     values: Mapping[Node, Value | tuple[Value | None, ...] | None]
-    gone: Callable[[Column], Column]
+    gone: Callable[[Column], Mask]
     constant: Callable[[Any], Node]
     tensors: Mapping[str, Tensor]
 
@@ -62,14 +62,14 @@ class Edit:
         """What the node gave in the original graph."""
         return self.value(self.old)
 
-    def kept(self, axis: Axis, size: int) -> Column:
+    def kept(self, axis: Axis, size: int) -> Mask:
         """Bool [size]: which indices of a dimension stay."""
         stays = np.ones(size, dtype=bool)
         for column in axis:
             stays &= ~self.gone(column)
         return stays
 
-    def keeps(self, value: Value, dim: int) -> Column:
+    def keeps(self, value: Value, dim: int) -> Mask:
         """Bool [size]: which indices of a tensor's dimension stay."""
         return self.kept(value.axes[dim], value.shape[dim])
 

@@ -16,6 +16,8 @@ from deploykit.load.capture import capture
 from deploykit.load.quiet import quiet_torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import SymInt, Tensor, nn
     from torch.fx import GraphModule, Node
     from torch.fx.node import Argument
@@ -134,9 +136,8 @@ def _shape(value: object, stand_ins: dict[object, int]) -> Shape | None:
 
     if not isinstance(value, torch.Tensor):
         return None
-    return tuple(
-        size if isinstance(size, int) else _stand_in(size, stand_ins) for size in value.shape
-    )
+    sizes: Iterable[int | SymInt] = value.shape
+    return tuple(size if isinstance(size, int) else _stand_in(size, stand_ins) for size in sizes)
 
 
 def _stand_in(size: SymInt, stand_ins: dict[object, int]) -> int:
@@ -169,7 +170,7 @@ def inline_regions(module: GraphModule) -> None:
             for part in body.graph.nodes:
                 if part.op in {"placeholder", "output"}:
                     continue
-                known[part] = module.graph.node_copy(part, lambda n, known=known: known[n])
+                known[part] = module.graph.node_copy(part, known.__getitem__)
                 if part.op == "get_attr":
                     known[part].target = _moved(module, body, str(part.target))
         (result,) = next(n for n in body.graph.nodes if n.op == "output").args
@@ -178,6 +179,11 @@ def inline_regions(module: GraphModule) -> None:
             user.replace_all_uses_with(known[parts[int(user.args[1])]])
             module.graph.erase_node(user)
         module.graph.erase_node(node)
+
+
+def learnt(module: GraphModule) -> frozenset[str]:
+    """Names of parameters, every one where several name the same."""
+    return frozenset(name for name, _ in module.named_parameters(remove_duplicate=False))
 
 
 def bodies(module: GraphModule) -> dict[str, object]:
@@ -193,7 +199,8 @@ def is_graph(module: GraphModule, name: str) -> bool:
 
 def _moved(module: GraphModule, body: GraphModule, name: str) -> str:
     """A tensor of a region's own, under a name of the whole graph."""
-    new = f"_region_{name.replace('.', '_')}"
+    taken = len(dict(module.named_buffers()))
+    new = f"_region_{taken}_{name.replace('.', '_')}"
     module.register_buffer(new, attribute(body, name))
     return new
 
@@ -202,7 +209,6 @@ def drop_assertions(module: GraphModule) -> None:
     """Take out checks of sizes and types: capture has made them already."""
     for node in reversed(module.graph.nodes):
         name = getattr(node.target, "__name__", "")
-        if node.op == "call_function" and name.startswith(("_assert", "sym_constrain")):
-            module.graph.erase_node(node)
-        elif node.op == "call_module" and "guard" in str(node.target):
+        checks = node.op == "call_function" and name.startswith(("_assert", "sym_constrain"))
+        if checks or (node.op == "call_module" and "guard" in str(node.target)):
             module.graph.erase_node(node)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploykit.compress.prune.graph import learnt
+from deploykit.compress.prune.labels import NEVER
 from deploykit.compress.prune.structure import Exactness, Group, Member, Role, Structure
+from deploykit.compress.prune.trace import Mark
 
 if TYPE_CHECKING:
     from deploykit.compress.prune.analyse import Analysis
     from deploykit.compress.prune.labels import Column
-    from deploykit.compress.prune.trace import Mark
 
 _ORDER = (Exactness.EXACT, Exactness.RENORMALISED, Exactness.APPROXIMATE)
 
@@ -49,19 +51,21 @@ def groups_of(analysis: Analysis) -> Structure:
         np.concatenate([np.arange(len(column)) for column in columns]),
     )
     roles = _roles(analysis, columns)
-    learnt = _learnt(analysis)
+    named_learnt = learnt(analysis.program.module)
     locks = _reasons(trace.locks, roots)
+    locks.setdefault(NEVER, Mark(np.array([NEVER]), "meets an index that is always kept"))
     doubts = _reasons(trace.doubts, roots)
     made: list[Group] = []
     names: dict[str, int] = {}
     for rows in _alike(places, locks):
-        members = _members(places, rows, named, roles, learnt)
+        members = _members(places, rows, named, roles, named_learnt)
         writers = [m for m in members if m.role is Role.WRITES]
         if not writers:
             continue
         group = _group(members, writers, names)
-        first = int(places.sets[rows[0]])
-        mark, lock = doubts.get(first), locks.get(first)
+        sets = np.unique(places.sets[rows]).tolist()
+        lock = locks.get(sets[0])
+        mark = max((doubts[s] for s in sets if s in doubts), key=_gravity, default=None)
         made.append(
             Group(
                 name=group,
@@ -99,7 +103,7 @@ def _members(
     rows: Column,
     named: list[tuple[str, int]],
     roles: list[Role],
-    learnt: frozenset[str],
+    known: frozenset[str],
 ) -> tuple[Member, ...]:
     """The dimensions of a group, each with the indices of every channel."""
     sets = places.sets[rows]
@@ -111,7 +115,7 @@ def _members(
         order = np.lexsort((places.indices[mine], whose))
         indices = places.indices[mine][order].reshape(len(channels), -1)
         name, axis = named[dim]
-        members.append(Member(name, axis, indices, roles[dim], name in learnt))
+        members.append(Member(name, axis, indices, roles[dim], name in known))
     return tuple(members)
 
 
@@ -131,11 +135,6 @@ def _roles(analysis: Analysis, columns: list[Column]) -> list[Role]:
         known[column] = np.maximum(known[column], number)
     by_number = (Role.SCALES, Role.READS, Role.WRITES)
     return [by_number[int(known[column].max(initial=0))] for column in columns]
-
-
-def _learnt(analysis: Analysis) -> frozenset[str]:
-    module = analysis.program.module
-    return frozenset(name for name, _ in module.named_parameters(remove_duplicate=False))
 
 
 def _reasons(marks: list[Mark], roots: Column) -> dict[int, Mark]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Column = NDArray[np.int64]
+    Mask = NDArray[np.bool_]
     Axis = tuple[Column, ...]
 
 NEVER = 0

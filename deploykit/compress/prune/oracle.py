@@ -117,7 +117,7 @@ def in_float64(program: Program, seed: int) -> Program:
     widen(graph)
     for old, new in nodes.items():
         new.meta = old.meta
-    module = fx.GraphModule({**bodies(program.module), **tensors}, graph)  # type: ignore[arg-type]  # a mapping will do
+    module = fx.GraphModule({**bodies(program.module), **tensors}, graph)
     shapes = {nodes[old]: shape for old, shape in program.shapes.items() if old in nodes}
     return replace(program, module=module, shapes=shapes, tensors=tensors)
 

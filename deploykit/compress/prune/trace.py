@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.labels import NEVER, Labels
-from deploykit.compress.prune.structure import Exactness, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
-    from deploykit.compress.prune.labels import Axis, Column
+    from deploykit.compress.prune.labels import Axis, Column, Mask
+    from deploykit.compress.prune.structure import Exactness, Role
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +99,7 @@ class Trace:
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     preset: Mapping[str, int] = field(default_factory=dict)
-    removed: Callable[[Column], Column] | None = None
+    removed: Callable[[Column], Mask] | None = None
     labels: Labels = field(default_factory=Labels)
     locks: list[Mark] = field(default_factory=list)
     doubts: list[Mark] = field(default_factory=list)
@@ -202,7 +202,7 @@ class Trace:
         self.widths.extend(column for axis in widths for column in axis)
         self.heads.extend(column for axis in heads for column in axis)
 
-    def gone(self, labels: Column) -> Column:
+    def gone(self, labels: Column) -> Mask:
         """Which labels go, in the replay of a plan."""
         assert self.removed is not None, "only asked in a replay"
         return self.removed(labels)

@@ -15,8 +15,14 @@ import numpy as np
 from deploykit.compress.prune.trace import Choice, merged
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from numpy.typing import NDArray
+
     from deploykit.compress.prune.labels import Axis, Column
     from deploykit.compress.prune.trace import Trace, Value
+
+    Kind = TypeVar("Kind", np.int64, np.bool_)
 
 
 def reshape(trace: Trace, value: Value, shape: tuple[int, ...], key: str) -> Value:
@@ -68,7 +74,7 @@ def split(trace: Trace, column: Column, pieces: tuple[int, ...], key: str) -> tu
     return taken, labels
 
 
-def _along(grid: Column, dim: int) -> Column:
+def _along(grid: NDArray[Kind], dim: int) -> NDArray[Kind]:
     """[size of the dimension, everything else]."""
     return np.moveaxis(grid, dim, 0).reshape(grid.shape[dim], -1)
 

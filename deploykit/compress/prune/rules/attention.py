@@ -25,7 +25,7 @@ def _attention(call: Call) -> Value:
     trace.lock(positions, "softmax runs over it")
     lead = call.shape[:-2]
     if call.arg("enable_gqa"):
-        key, value = (_spread(call, part, query) for part in (key, value))
+        key, value = (_spread(part, query) for part in (key, value))
     leads = [Value(part.shape[:-2], part.axes[:-2]) for part in (query, key, value)]
     axes = trace.broadcast(leads, lead)
     trace.attends([summed, value.axes[-1]], axes)
@@ -36,7 +36,7 @@ def _attention(call: Call) -> Value:
     return Value(call.shape, (*axes, query.axes[-2], value.axes[-1]), zero=zero)
 
 
-def _spread(call: Call, part: Value, query: Value) -> Value:
+def _spread(part: Value, query: Value) -> Value:
     """Heads of k or v once for each head of q that shares them (grouped queries)."""
     heads, shared = query.shape[-3], part.shape[-3]
     axis = tuple(np.repeat(column, heads // shared) for column in part.axes[-3])

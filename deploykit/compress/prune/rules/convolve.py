@@ -139,8 +139,8 @@ def _spatial(
 ) -> list[Axis]:
     """Positions; where channels lie there (ECA: Wang et al., CVPR 2020), they pass inexactly."""
     axes: list[Axis] = []
-    for number, axis in enumerate(value.axes[channel + 1 :]):
-        dim = channel + 1 + number
+    for number, given in enumerate(value.axes[channel + 1 :]):
+        axis, dim = given, channel + 1 + number
         pointwise = weight.shape[2 + number] == 1 and value.shape[dim] == call.shape[dim]
         if axis and not pointwise:
             if value.shape[dim] == call.shape[dim] and not transposed:

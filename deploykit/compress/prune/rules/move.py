@@ -9,6 +9,7 @@ import numpy as np
 
 from deploykit.compress.prune.labels import NEVER
 from deploykit.compress.prune.rules import Rule
+from deploykit.compress.prune.rules.call import packet_name
 from deploykit.compress.prune.trace import Value, zero_in_sum
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _repeat(call: Call) -> Value:
 
 
 def _rewrite_repeat(edit: Edit) -> None:
-    name = "repeats" if edit.node.target.__name__.startswith("repeat") else "dims"
+    name = "repeats" if packet_name(edit.node) == "repeat" else "dims"
     value, times = edit.value(edit.arg("self")), list(edit.new_arg(name))
     result = edit.result
     for back in range(1, len(result.shape) + 1):

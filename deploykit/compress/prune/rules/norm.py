@@ -107,7 +107,7 @@ def _rewrite_group_norm(edit: Edit) -> None:
 
 
 def _weight_norm(call: Call) -> Value:
-    """g · v / |v|, a length for each index of one dimension (Salimans & Kingma, 2016, eq. 2)."""
+    """Scale v / |v| to the length g, one a channel (Salimans & Kingma, 2016, eq. 2)."""
     value, length = call.value("v"), call.value("g")
     axes = list(value.axes)
     dim = call.arg("dim") % len(axes)

@@ -23,7 +23,14 @@ _KEEP_ZERO = frozenset(
 )  # fmt: skip
 """f(0) = 0."""
 _PRODUCTS = frozenset({"mul", "multiply", "logical_and", "bitwise_and"})
-_SUMS = frozenset({"add", "sub", "subtract", "rsub", "maximum", "minimum", "lerp", "addcmul"})
+_SUMMANDS = {
+    **dict.fromkeys(("add", "sub", "subtract", "rsub", "maximum", "minimum", "where"),
+                    ("self", "other")),
+    "lerp": ("self", "end"),
+    "addcmul": ("self", "tensor1", "tensor2"),
+    "copy": ("src",),
+}  # fmt: skip
+"""What has to be zero for the result to be."""
 _QUOTIENTS = frozenset({"div", "divide", "true_divide", "floor_divide"})
 _RANGES = {"clamp": ("min", "max"), "clip": ("min", "max"), "clamp_min": ("min", ""),
            "clamp_max": ("", "max"), "hardtanh": ("min_val", "max_val")}  # fmt: skip
@@ -32,7 +39,7 @@ _OTHERS = (
     "sigmoid", "hardsigmoid", "exp", "exp2", "log", "log2", "log10", "log_sigmoid", "softplus",
     "rsqrt", "reciprocal", "cos", "acos", "cosh", "erfc", "pow", "eq", "ne", "lt", "le", "gt", "ge",
     "logical_not", "logical_or", "bitwise_not", "bitwise_or", "remainder", "fmod", "atan2",
-    "addcdiv", "threshold", "masked_fill", "where", "copy", "fill", "ones_like", "full_like",
+    "addcdiv", "threshold", "masked_fill", "fill", "ones_like", "full_like",
     "empty_like", "isnan", "isinf", "hypot", "bernoulli", "rand_like", "randn_like", "polar",
     "complex", "alpha_dropout", "feature_alpha_dropout",
 )  # fmt: skip
@@ -51,31 +58,26 @@ def _pointwise(call: Call) -> Value:
 
 def _is_zero(call: Call, axes: tuple[Axis, ...]) -> bool:
     """Whether the result is zero at removed indices."""
-    name = call.name.removesuffix("_") or call.name
-    if name in _ZEROS:
-        return True
+    name = call.name.removesuffix("_")
     if name in _PRODUCTS:
         return zero_in_product(call.inputs, axes)
-    if name == "where":
-        return _only_zeros(call, ("self", "other"), axes)
-    if name in _SUMS:
-        names = [a.name for a in call.schema if a.name not in {"alpha", "value", "weight"}]
-        return _only_zeros(call, names, axes)
-    if name == "fill":
-        return bool(call.arg("value") == 0)
+    if name in _SUMMANDS:
+        return _only_zeros(call, _SUMMANDS[name], axes)
+    if name in _ZEROS or name == "fill":
+        return name in _ZEROS or bool(call.arg("value") == 0)
     source = call.of(call.node.args[0])
-    if source is None or not (name == "copy" or zero_in_sum([source], axes)):
-        return False
-    if name == "copy":
-        return _only_zeros(call, ("src",), axes)
-    if name == "masked_fill":
-        return isinstance(call.arg("value"), int | float) and call.arg("value") == 0
-    if name == "pow":
-        power = call.arg("exponent")
-        return isinstance(power, int | float) and power > 0
+    return source is not None and zero_in_sum([source], axes) and _keeps_zero(call, name)
+
+
+def _keeps_zero(call: Call, name: str) -> bool:
+    """Whether f(0) = 0."""
     if name in _RANGES:
         low, high = (call.arg(end) if end else None for end in _RANGES[name])
         return _is_number(low, most=0) and _is_number(high, least=0)
+    if name == "pow":
+        return _is_number(call.arg("exponent"), least=1e-9)
+    if name == "masked_fill":
+        return _is_number(call.arg("value"), least=0, most=0)
     return name in _KEEP_ZERO or name in _QUOTIENTS
 
 
@@ -110,7 +112,7 @@ def _prelu(call: Call) -> Value:
 
 RULES = {
     **dict.fromkeys(
-        (*_KEEP_ZERO, *_PRODUCTS, *_SUMS, *_QUOTIENTS, *_RANGES, *_ZEROS, *_OTHERS),
+        (*_KEEP_ZERO, *_PRODUCTS, *_SUMMANDS, *_QUOTIENTS, *_RANGES, *_ZEROS, *_OTHERS),
         Rule(_pointwise),
     ),
     "prelu": Rule(_prelu),

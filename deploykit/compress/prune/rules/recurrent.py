@@ -51,9 +51,7 @@ def _recurrent(call: Call) -> Result:
     return tuple(results)
 
 
-def _united(
-    trace: Trace, below: Axis, part: Sequence[Value], gates: int, hidden: int
-) -> Axis:
+def _united(trace: Trace, below: Axis, part: Sequence[Value], gates: int, hidden: int) -> Axis:
     """Unite what one layer and direction joins; gives its hidden units."""
     w_in, w_hidden, *biases = part
     trace.unite(below, w_in.axes[1])

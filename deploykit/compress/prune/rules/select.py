@@ -7,7 +7,7 @@ looked up by its indices.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from deploykit.compress.prune.rules.call import packet_name
 from deploykit.compress.prune.trace import Value
 
 if TYPE_CHECKING:
+    from torch.fx import Node
+
     from deploykit.compress.prune.edit import Edit
     from deploykit.compress.prune.labels import Axis, Column
     from deploykit.compress.prune.rules.call import Call, Result
@@ -155,7 +157,7 @@ def _unbind(call: Call) -> Result:
 
 
 def _getitem(call: Call) -> Value | None:
-    source, index = call.node.args
+    source, index = cast("tuple[Node, int]", call.node.args)
     several = call.values.get(source)
     return several[index] if isinstance(several, tuple) else None
 
@@ -197,7 +199,7 @@ def _looked_up(call: Call, value: Value, given: dict[int, Any], place: int, widt
 
 def _known_index(call: Call, index: Any) -> Column | None:
     """The index itself where it is a constant of whole numbers."""
-    tensor = call.trace.tensors.get(getattr(index, "target", None))
+    tensor = call.trace.tensors.get(str(getattr(index, "target", None)))
     if index.op != "get_attr" or tensor is None or tensor.is_floating_point():
         return None
     found: Column = tensor.cpu().numpy()

@@ -7,6 +7,7 @@ from math import gcd
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.rules import Rule
+from deploykit.compress.prune.rules.call import packet_name
 from deploykit.compress.prune.views import reshape
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _tuple(value: int | Sequence[int]) -> Sequence[int]:
 
 
 def _rewrite_sizes(edit: Edit) -> None:
-    name = next(n for op, n in _SIZES.items() if edit.node.target.__name__.startswith(op))
+    name = _SIZES[packet_name(edit.node)]
     result, sizes = edit.result, list(edit.new_arg(name))
     first = edit.arg("dim") % len(edit.value(edit.arg("self")).shape) if name == "sizes" else 0
     for place, size in enumerate(sizes):
