@@ -1,14 +1,15 @@
-"""`python -m benchmarks.prune_one NETWORK`: one network pruned by deploykit; prints `Outcome`s.
+"""`python -m benchmarks.prune_one NETWORK ...`: networks pruned by deploykit; prints `Outcome`s.
 
 The L2 norm over the group, every group by the same share of its channels, as the peer is asked.
 """
 
 from __future__ import annotations
 
+import argparse
 import inspect
-import sys
 import tempfile
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
@@ -21,9 +22,9 @@ from deploykit.bench import memory
 from deploykit.compress.prune.options import PruneOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from deploykit.compress.prune.graph import Program
     from deploykit.compress.prune.plan import Plan
@@ -44,17 +45,23 @@ class _Subject:
     structure: Structure
 
 
-def main(key: str) -> None:
-    """Analyse once; then both ratios in turn."""
+def main(keys: Sequence[str], *, lean: bool) -> None:
+    """Prune each network in turn."""
     packages.on_path()
     import torch
 
     torch.set_num_threads(1)
     _warm_up()
-    network = zoo.named(key)
+    for key in keys:
+        _one(zoo.named(key), lean=lean)
+
+
+def _one(network: zoo.Network, *, lean: bool) -> None:
+    """Analyse once; then both ratios in turn."""
+    import torch
+
     model = _declared(zoo.build(network), network.size)
-    total, size = parameters(model.module), held(model.module)
-    outcome = Outcome(key, total, size)
+    outcome = Outcome(network.key, parameters(model.module), held(model.module))
     tell(outcome)
     memory.start()
     began = process_time()
@@ -67,15 +74,16 @@ def main(key: str) -> None:
         outcome, analysis_s=process_time() - began, locked=_reasons(subject.structure)
     )
     images = torch.randn(2, 3, network.size, network.size)
-    for ratio in RATIOS:
-        outcome = _try(outcome, subject, images, ratio)
+    for ratio in RATIOS[: 1 if lean else None]:
+        outcome = _try(outcome, subject, images, ratio, lean=lean)
 
 
-def _try(outcome: Outcome, subject: _Subject, images: object, ratio: float) -> Outcome:
+def _try(
+    outcome: Outcome, subject: _Subject, images: Tensor, ratio: float, *, lean: bool
+) -> Outcome:
     import torch
 
     tell(outcome.with_trial(Trial(ratio, why="it ended while it was cut")))
-    assert isinstance(images, torch.Tensor)
     began = process_time()
     try:
         plan, small = _cut(subject, ratio)
@@ -91,23 +99,30 @@ def _try(outcome: Outcome, subject: _Subject, images: object, ratio: float) -> O
         shape = subject.model.module(images).shape
     trial = run(small, images, shape, trial)
     small.zero_grad(set_to_none=True)
-    steps: list[Callable[[Trial], Trial]] = [
-        lambda known: replace(known, exact_error=_exact(subject, plan))
-    ]
-    if ratio == RATIOS[0]:
-        steps += [
-            lambda known: _kept_class(subject, plan, known),
-            lambda known: replace(known, parity=_parity(subject, small)),
-        ]
-    for step in steps:
+    for test in _tests(subject, plan, small)[: _tested(ratio, lean=lean)]:
         tell(outcome.with_trial(trial))
         try:
-            trial = step(trial)
+            trial = test(trial)
         except Exception as error:  # noqa: BLE001  (a failure of ours is an outcome, too)
             trial = replace(trial, why=trial.why or reason(error))
     outcome = outcome.with_trial(trial)
     tell(outcome)
     return outcome
+
+
+def _tested(ratio: float, *, lean: bool) -> int:
+    """How many of the tests are made: all at the first ratio, the first at others."""
+    if ratio != RATIOS[0]:
+        return 1
+    return 2 if lean else 3
+
+
+def _tests(subject: _Subject, plan: Plan, small: nn.Module) -> tuple[Callable[[Trial], Trial], ...]:
+    return (
+        lambda trial: replace(trial, exact_error=_exact(subject, plan)),
+        lambda trial: _kept_class(subject, plan, trial),
+        lambda trial: replace(trial, parity=_parity(subject, small)),
+    )
 
 
 def _declared(module: nn.Module, size: int) -> Model:
@@ -164,18 +179,26 @@ def _kept_class(subject: _Subject, plan: Plan, trial: Trial) -> Trial:
 
 def _parity(subject: _Subject, small: nn.Module) -> float:
     """Worst relative difference of the ONNX file from the pruned network, over some batches."""
+    from deploykit.check.parity import compare
+    from deploykit.core.measurement import Target
     from deploykit.export.options import ExportOptions
     from deploykit.export.torch_to_onnx import export_model
-    from deploykit.flow.verify import parity
+    from deploykit.flow.verify import outputs_of, parity_sizes
     from deploykit.load.calls import run_module
+    from deploykit.load.synthetic import synthetic_feeds
+    from deploykit.runtimes.ort import CPU
 
     model = replace(subject.model, module=small.eval())
+    worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
         exported = export_model(model, Path(folder), ExportOptions())
-        found = parity(
-            exported.artifact, lambda feeds: run_module(model.module, model.inputs, feeds), None
-        )
-    return max(check.value if check.value is not None else float("inf") for check in found.checks)
+        with closing(CPU.open(exported.artifact, Target("ort-cpu", threads=1))) as session:
+            for sizes in parity_sizes(model.inputs):
+                feeds = synthetic_feeds(model.inputs, sizes, _SEED)
+                expected = run_module(model.module, model.inputs, feeds)
+                found = compare("parity", expected, outputs_of(session, feeds)).value
+                worst = max(worst, float("inf") if found is None else found)
+    return worst
 
 
 def _reasons(structure: Structure) -> tuple[str, ...]:
@@ -193,4 +216,8 @@ def _warm_up() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prune_one")
+    parser.add_argument("networks", nargs="+", choices=[network.key for network in zoo.NETWORKS])
+    parser.add_argument("--lean", action="store_true", help="one ratio, and no ONNX file")
+    chosen = parser.parse_args()
+    main(chosen.networks, lean=chosen.lean)
