@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from deploykit.compress.prune.evidence import Evidence
+from deploykit.compress.prune.evidence import Evidence, evaluating
 from deploykit.compress.prune.options import CRITERIA, NEED_DATA
 from deploykit.compress.prune.score import score
 from deploykit.compress.prune.structure import Group, Member, Role, Structure
@@ -274,6 +274,21 @@ def test_scoring_leaves_no_trace_and_repeats_itself(net: Net, criterion: str) ->
     assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
     assert [n for n, p in net.named_parameters() if not p.requires_grad] == ["conv1.weight"]
+
+
+def test_a_graph_that_switches_its_own_mode_is_switched_back(net: Net) -> None:
+    class Switching(nn.Sequential):
+        """As cut graphs do, it changes more than flags."""
+
+        def train(self, mode: bool = True) -> Switching:
+            self.now = mode
+            return super().train(mode)
+
+    whole = Switching(net).train()
+    with evaluating(whole):
+        assert not whole.now
+
+    assert whole.now
 
 
 @pytest.mark.parametrize("criterion", NEED_DATA)
