@@ -127,7 +127,8 @@ def repair(module: nn.Module, changes: Mapping[str, Changes], bold: Collection[s
     Args:
         module: with its new weights and its old attributes.
         changes: by the name of the module.
-        bold: names of classes where multiples of a number that changed are taken to change, too.
+        bold: names of classes where multiples and parts of a number that changed are
+            taken to change, too.
     """
     # A module that is called from two places has two names; calls and weights may differ in them.
     by_module: dict[nn.Module, Changes] = {}
@@ -200,6 +201,10 @@ def _renewed(value: int, changes: Changes, *, bold: bool) -> int:
         for factor in _MULTIPLES:
             if value % factor == 0 and value // factor in changes.numbers:
                 return factor * changes.numbers[value // factor][0]
+            if value * factor in changes.numbers:
+                whole = changes.numbers[value * factor][0]
+                if whole % factor == 0:
+                    return whole // factor
     return value
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deploykit.compress.prune.class_copy import smaller
+from deploykit.compress.prune.fold_scale import folded
 from deploykit.compress.prune.oracle import LIMIT
 from deploykit.load.quiet import quiet_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
     from torch.fx import GraphModule
@@ -59,6 +60,14 @@ class ClassAgreement:
             return self.why
         return f"it runs and its outputs differ by {self.difference:.1e} from the cut graph's"
 
+    @staticmethod
+    def failed(module: nn.Module, place: Sequence[str], error: Exception) -> ClassAgreement:
+        """Of a class that raised an error in the last of some modules."""
+        where = f" in {place[-1]}" if place and place[-1] else ""
+        classes = [type(module.get_submodule(name)) for name in reversed(place)]
+        users = tuple(c.__name__ for c in classes if not c.__module__.startswith("torch."))
+        return ClassAgreement(None, f"it does not run{where}: {said(error)}", users)
+
 
 def class_agreement(
     model: Model, program: Program, small: GraphModule, seed: int = 0
@@ -71,35 +80,47 @@ def class_agreement(
         small: cut from `lively(program, seed)`, in evaluation mode.
         seed: of the inputs.
     """
-    bold: frozenset[str] = frozenset()
+    scaled = folded(program, small, model.inputs)
+
+    def attempt(bold: frozenset[str]) -> ClassAgreement:
+        module = smaller(model, program, small, rest=doubled, bold=bold, folded=scaled).eval()
+        worst = 0.0
+        for sizes in batches(model.inputs):
+            with in_double():
+                found = _compared(module, small, model.inputs, sizes, seed)
+            if not found.agrees:
+                return found
+            worst = max(worst, found.difference or 0.0)
+        return ClassAgreement(worst)
+
+    return bolder(attempt)
+
+
+def bolder(attempt: Callable[[frozenset[str]], ClassAgreement]) -> ClassAgreement:
+    """Try with the plain repair of attributes, then with bolder guesses where it failed.
+
+    Args:
+        attempt: makes the class with bold guesses in some of its parts, and runs it.
+
+    Returns:
+        The first that agrees, with what it took; else what became of the plain one.
+    """
     first: ClassAgreement | None = None
+    bold: frozenset[str] = frozenset()
     for _ in range(_MOST_TRIES):
-        found = replace(_tried(model, program, small, bold, seed), bold=bold)
-        first = first or found
+        try:
+            found = attempt(bold)
+        except Exception as error:  # noqa: BLE001  (users' classes raise what they like)
+            return first or ClassAgreement(None, f"it cannot be copied: {said(error)}")
         if found.agrees:
-            return found
+            return replace(found, bold=bold)
+        first = first or found
         suspect = next((name for name in found.failed_in if name not in bold), None)
         if suspect is None:
             break
         bold |= {suspect}
-    return first or ClassAgreement(None)
-
-
-def _tried(
-    model: Model, program: Program, small: GraphModule, bold: frozenset[str], seed: int
-) -> ClassAgreement:
-    try:
-        module = smaller(model, program, small, _doubled, bold).eval()
-    except Exception as error:  # noqa: BLE001  (users' classes raise what they like)
-        return ClassAgreement(None, f"it cannot be copied: {said(error)}")
-    worst = 0.0
-    for sizes in batches(model.inputs):
-        with in_double():
-            found = _compared(module, small, model.inputs, sizes, seed)
-        if not found.agrees:
-            return found
-        worst = max(worst, found.difference or 0.0)
-    return ClassAgreement(worst)
+    assert first is not None, "there is one attempt at least"
+    return first
 
 
 def lively(program: Program, seed: int) -> Program:
@@ -112,14 +133,14 @@ def lively(program: Program, seed: int) -> Program:
 
     from deploykit.compress.prune.oracle import in_float64
 
-    doubled = in_float64(program, seed)
-    learnt = {id(tensor): tensor for tensor in doubled.tensors.values()}
+    wide = in_float64(program, seed)
+    learnt = {id(tensor): tensor for tensor in wide.tensors.values()}
     with torch.no_grad():
         for tensor in learnt.values():
             if isinstance(tensor, torch.nn.Parameter) and tensor.dim() > 1 and tensor.numel() > 1:
                 wanted = (tensor.numel() / tensor.shape[0]) ** -0.5
                 tensor.mul_(max(1.0, wanted / (float(tensor.std()) or wanted)))
-    return doubled
+    return wide
 
 
 def _compared(
@@ -133,18 +154,15 @@ def _compared(
     from deploykit.load.synthetic import synthetic_feeds
 
     call = arguments(module, inputs, synthetic_feeds(inputs, sizes, seed))
-    args = [_doubled(arg) for arg in call.args]
-    kwargs = {name: _doubled(arg) for name, arg in call.kwargs.items()}
+    args = [doubled(arg) for arg in call.args]
+    kwargs = {name: doubled(arg) for name, arg in call.kwargs.items()}
     feeds = args or [kwargs[spec.name] for spec in inputs]
     expected = list(named_outputs(small(*(feed.clone() for feed in feeds))).values())
     with quiet_torch(), running(module) as place:
         try:
             got = list(named_outputs(module(*args, **kwargs)).values())
         except Exception as error:  # noqa: BLE001  (users' classes raise what they like)
-            where = f" in {place[-1]}" if place and place[-1] else ""
-            classes = [type(module.get_submodule(name)) for name in reversed(place)]
-            failed_in = tuple(c.__name__ for c in classes if not c.__module__.startswith("torch."))
-            return ClassAgreement(None, f"it does not run{where}: {said(error)}", failed_in)
+            return ClassAgreement.failed(module, place, error)
     if [a.shape for a in expected] != [b.shape for b in got]:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in got)
         return ClassAgreement(None, f"its outputs have another shape: {shapes}")
@@ -193,7 +211,7 @@ def running(module: nn.Module) -> Iterator[list[str]]:
     hooks = []
     for name, part in module.named_modules():
         hooks.append(part.register_forward_pre_hook(lambda *_, name=name: place.append(name)))
-        hooks.append(part.register_forward_hook(lambda *_: void(place.pop())))
+        hooks.append(part.register_forward_hook(lambda *_: _none(place.pop())))
     try:
         yield place
     finally:
@@ -201,12 +219,13 @@ def running(module: nn.Module) -> Iterator[list[str]]:
             hook.remove()
 
 
-def void(value: object) -> None:
-    """Hooks that return something change the result."""
+def _none(value: object) -> None:
+    """What a hook returns takes the place of the result."""
     del value
 
 
-def _doubled(tensor: Tensor) -> Tensor:
+def doubled(tensor: Tensor) -> Tensor:
+    """In float64, where it is of real numbers; a parameter stays one."""
     import torch
 
     if not tensor.is_floating_point():
@@ -229,7 +248,7 @@ def in_double() -> Iterator[None]:
     def wide(value: Any) -> Any:
         return torch.float64 if isinstance(value, torch.dtype) and value in narrow else value
 
-    class Widened(TorchDispatchMode):
+    class Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's has no types
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:

@@ -6,11 +6,10 @@ import copy
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.attributes import changes_of, repair
-from deploykit.compress.prune.fold_scale import folded
 from deploykit.compress.prune.graph import attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from torch import Tensor, nn
     from torch.fx import GraphModule
@@ -23,8 +22,10 @@ def smaller(
     model: Model,
     program: Program,
     small: GraphModule,
+    *,
     rest: Callable[[Tensor], Tensor] | None = None,
     bold: Collection[str] = (),
+    folded: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """A copy of the network with the tensors of the cut graph, its attributes repaired.
 
@@ -34,23 +35,24 @@ def smaller(
         small: the cut graph; the copy shares its tensors.
         rest: what becomes of tensors that the graph does not use; copied where not given.
         bold: see `attributes.repair`.
+        folded: tensors that take the place of the graph's (see `fold_scale`).
 
     Raises:
         Exception: whatever the class raises when it is copied.
     """
     module = model.module
-    scaled = folded(program, small, model.inputs)
     memo: dict[int, object] = {}
     for name in {str(n.target) for n in small.graph.nodes if n.op == "get_attr"}:
         old = tensor_of(module, name)
         if old is not None:
-            memo[id(old)] = scaled.get(name, attribute(small, name))
+            memo[id(old)] = (folded or {}).get(name, attribute(small, name))
     if rest is not None:
         for tensor in (*module.parameters(), *module.buffers()):
             memo.setdefault(id(tensor), rest(tensor))
     # Wherever the module holds a tensor, tied or in a list, its copy holds the cut one; nothing
     # is copied only to be thrown away.
     made = copy.deepcopy(module, memo)
+    # Depth pruning: blocks that are gone become `nn.Identity` here, before attributes are mended.
     repair(made, changes_of(program.module.graph, small.graph), bold)
     return made
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from deploykit.compress.prune.class_check import class_agreement, lively
 from deploykit.compress.prune.class_copy import smaller
 from deploykit.compress.prune.cut import cut
+from deploykit.compress.prune.fold_scale import folded
 from deploykit.core.errors import CheckFailedError
 
 if TYPE_CHECKING:
@@ -46,4 +47,6 @@ def keep_class(model: Model, program: Program, plan: Plan, seed: int = 0) -> nn.
             f"{type(model.module).__name__} cannot be cut as the graph is: {agreement.reason}; "
             "leave the class, or cut only what it can express with --keep-class"
         )
-    return smaller(model, program, cut(program, plan), bold=agreement.bold)
+    small = cut(program, plan)
+    scaled = folded(program, small, model.inputs)
+    return smaller(model, program, small, bold=agreement.bold, folded=scaled)
