@@ -47,11 +47,13 @@ class Pruned(NamedTuple):
         return {name: tuple(value.shape) for name, value in self.module.named_parameters()}
 
     @property
-    def marks(self) -> dict[str, Exactness]:
-        return {group.name: group.exactness for group in self.structure.free}
+    def marks(self) -> dict[str, str]:
+        """How exact each group is that may be cut."""
+        return {group.name: group.exactness.value for group in self.structure.free}
 
     @property
     def locks(self) -> dict[str, str]:
+        """Why the others may not."""
         return {group.name: group.locked for group in self.structure.groups if group.locked}
 
 
@@ -64,6 +66,7 @@ class Prune(Protocol):
         heads: str = "within",
         unused: Sequence[str] = (),
         sizes: Sequence[int] = (1, 3),
+        zeroed: bool = True,
         **parts: nn.Module | nn.Parameter | Tensor,
     ) -> Pruned: ...
 
@@ -98,6 +101,7 @@ def prune() -> Prune:
         heads: see `analyse`.
         unused: parameters that get no gradient.
         sizes: of the dynamic dimensions, to run the cut network with.
+        zeroed: compare with the module itself, its parameters set to zero.
         parts: modules, parameters and buffers.
     """
 
@@ -108,6 +112,7 @@ def prune() -> Prune:
         heads: str = "within",
         unused: Sequence[str] = (),
         sizes: Sequence[int] = (1, 3),
+        zeroed: bool = True,
         **parts: nn.Module | nn.Parameter | Tensor,
     ) -> Pruned:
         module = network if isinstance(network, nn.Module) else Net(network, parts)
@@ -127,9 +132,9 @@ def prune() -> Prune:
         known = plan_of(structure, at_random(structure, sure, share), shapes)
         assert agreement(program, known, model.inputs).exact, "the oracle says no"
         exact = [g.name for g in structure.free if g.exactness is Exactness.EXACT]
-        _check_zeroed(
-            model, program, plan_of(structure, at_random(structure, exact, share), shapes)
-        )
+        if zeroed:
+            removed = at_random(structure, exact, share)
+            _check_zeroed(model, program, plan_of(structure, removed, shapes))
         for name, value in module.state_dict().items():
             assert torch.equal(value, before[name]), f"{name} of what was given has changed"
         return Pruned(program, structure, plan, small)
@@ -138,11 +143,16 @@ def prune() -> Prune:
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Vectors and buffers anew: a scale of one or a bias of zero hides mistakes."""
+    """Everything anew: a scale of one or a bias of zero hides mistakes."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            if tensor.is_floating_point() and (tensor.dim() < 2 or not tensor.any()):
+            if not tensor.is_floating_point():
+                continue
+            if tensor.dim() > 1 and tensor.any():
+                wide = tensor[0].numel() ** 0.5
+                tensor.copy_(torch.randn(tensor.shape, generator=rng) / wide)
+            else:
                 low = 0.5 if "var" in name else -1.0
                 tensor.copy_(torch.rand(tensor.shape, generator=rng) + low)
 

@@ -37,21 +37,18 @@ def _slice(call: Call) -> Value:
             axes[dim] = ()
         else:
             if part.step > 1 and is_written(call.node):
-                _keep_stride(call, axes[dim], part)
+                _keep_stride(call, axes[dim], part.step)
             axes[dim] = tuple(column[part] for column in axes[dim])
     return call.trace.move(value, call.shape, tuple(axes))
 
 
-def _keep_stride(call: Call, axis: Axis, part: slice) -> None:
+def _keep_stride(call: Call, axis: Axis, step: int) -> None:
     """What is written through a slice has to stay a slice: what lies within a step goes as one."""
-    first = part.start % part.step
     for column in axis:
-        count = (len(column) - first) // part.step
-        rows = column[first : first + count * part.step].reshape(count, part.step)
-        firsts = np.repeat(rows[:, 0], part.step - 1)
-        call.trace.labels.unite(firsts, rows[:, 1:].ravel())
-        rest = np.concatenate((column[:first], column[first + count * part.step :]))
-        call.trace.lock((rest,), "is written to in steps")
+        whole = len(column) - len(column) % step
+        rows = column[:whole].reshape(-1, step)
+        call.trace.labels.unite(np.repeat(rows[:, 0], step - 1), rows[:, 1:].ravel())
+        call.trace.lock((column[whole:],), "is written to in steps")
 
 
 def _range(call: Call | Edit, size: int) -> slice | None:
