@@ -5,8 +5,8 @@ all of the branch lies in ("body.3"); the part of the adding module that has mos
 parameters ("blocks.3.attn" and "blocks.3.mlp"). What is still ambiguous is numbered
 ("blocks.3#2").
 
-A graph that was cut has lost the modules that its nodes came from. There the parameters' own
-names say where most of the branch's parameters lie ("layer1.0.conv2").
+Once the attention of a layer is gone, its MLP is the one block that the layer adds, and is called
+"blocks.3". `blocks.found_blocks` takes such a name for what it means in the whole network.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch.fx import Node
 
     from deploykit.compress.prune.graph import Program
+
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
+"""What `torch.export` writes for a node of a graph that it captures again, and that has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,22 +47,20 @@ class Sum:
 def names_of(program: Program, sums: Sequence[Sum]) -> list[str]:
     """A unique name for each."""
     names = [""] * len(sums)
-    scoped = any(scope_of(node) for node in program.module.graph.nodes)
-    ways: tuple[Callable[[Sum], str], ...] = (
-        (lambda s: scope_of(s.node), _common, lambda s: _heaviest(program, s))
-        if scoped
-        else (lambda s: _heaviest(program, s, scoped=False),)
+    places = [scope_of(each.node) for each in sums]
+    ways: tuple[list[str], ...] = (
+        places,
+        ["" if (name := _common(each)) in places else name for each in sums],
+        [_heaviest(program, each) for each in sums],
     )
     for way in ways:
-        wanted = [way(each) if not names[n] else "" for n, each in enumerate(sums)]
+        wanted = ["" if names[number] else name for number, name in enumerate(way)]
         # A name that this way gives to two blocks is left to the next way, for both.
         count = Counter(wanted)
-        places = {scope_of(each.node) for each in sums}
         for number, name in enumerate(wanted):
-            shared = way is not ways[0] and scoped and name in places and name != ""
-            if name and count[name] == 1 and name not in names and not shared:
+            if name and count[name] == 1 and name not in names:
                 names[number] = name
-    return _numbered(names, [ways[-1](each) or "block" for each in sums])
+    return _numbered(names, [name or "block" for name in ways[-1]])
 
 
 def scope_of(node: Node) -> str:
@@ -67,7 +68,7 @@ def scope_of(node: Node) -> str:
     path = ""
     for entry in (node.meta.get("nn_module_stack") or {}).values():
         path = entry[0] if isinstance(entry, tuple) else str(entry)
-    return path.removeprefix("L['self']").strip(".")
+    return "" if path == _NOWHERE else path.removeprefix("L['self']").strip(".")
 
 
 def _common(each: Sum) -> str:
@@ -85,24 +86,16 @@ def _prefix(paths: Sequence[Sequence[str]]) -> list[str]:
     return shared
 
 
-def _heaviest(program: Program, each: Sum, *, scoped: bool = True) -> str:
-    """The module below the adding one in which most of the branch's parameters are read."""
+def _heaviest(program: Program, each: Sum) -> str:
+    """The module below the adding one that has most of the branch's parameters."""
     weights: Counter[str] = Counter()
-    homes: dict[Node, list[str]] = {}
-    for node in each.branch:
-        if node.op == "get_attr" and str(node.target) in program.names:
-            homes[node] = (
-                _prefix([scope_of(u).split(".") for u in node.users if u in each.branch])
-                if scoped
-                else str(node.target).split(".")[:-1]
-            )
-    shared = scope_of(each.node).split(".") if scoped else _prefix(list(homes.values()))
-    depth = len([part for part in shared if part]) + 1
-    for node, home in homes.items():
-        weights[".".join(home[:depth])] += prod(program.tensors[str(node.target)].shape)
-    if not weights:
-        return ""
-    return min(weights, key=lambda name: (-weights[name], name))
+    names = [str(node.target) for node in each.branch if node.op == "get_attr"]
+    homes = {name: name.split(".")[:-1] for name in names if name in program.names}
+    place = scope_of(each.node)
+    depth = len(place.split(".") if place else _prefix(list(homes.values()))) + 1
+    for name, home in homes.items():
+        weights[".".join(home[:depth])] += prod(program.tensors[name].shape)
+    return min(weights, key=lambda name: (-weights[name], name), default="")
 
 
 def _numbered(names: Sequence[str], bases: Sequence[str]) -> list[str]:

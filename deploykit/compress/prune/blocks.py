@@ -97,8 +97,8 @@ def blocks_of(program: Program) -> tuple[Block, ...]:
 def found_blocks(blocks: Iterable[Block], names: Iterable[str]) -> tuple[Block, ...]:
     """Blocks by their names, each once, in the order of computation.
 
-    A module that has parameters of one block alone names that block too: so a plan that was
-    made of a graph whose module scopes are lost still fits the network that it came from.
+    A module in which one block is left, apart from those that were named before, names it too:
+    so a plan that was made in turns, on what earlier turns left, fits the whole network.
 
     Raises:
         BadInputError: no block has this name; the message has the nearest.
@@ -107,8 +107,11 @@ def found_blocks(blocks: Iterable[Block], names: Iterable[str]) -> tuple[Block, 
     by_name = {block.name: block for block in known}
     chosen: set[str] = set()
     for name in names:
-        below = [b for b in known if any(p.startswith(f"{name}.") for p in b.parameters)]
-        outer = [b for b in below if not set(b.inside) & {other.name for other in below}]
+        left = [b for b in known if b.name not in chosen and not chosen & {*b.inside}]
+        below = [b for b in left if any(p.startswith(f"{name}.") for p in b.parameters)]
+        outer = [b for b in below if not {*b.inside} & {other.name for other in below}]
+        if name in chosen:
+            raise BadInputError(f"{name} is named twice among the residual blocks that go")
         if name in by_name:
             chosen.add(name)
         elif len(outer) == 1:

@@ -42,8 +42,7 @@ def without_blocks(program: Program, names: Iterable[str]) -> Program:
     Raises:
         BadInputError: there is no such block; the message has the nearest name.
     """
-    blocks = found_blocks(blocks_of(program), names)
-    return _bypassed(program, blocks)[0] if blocks else program
+    return bypassed(program, found_blocks(blocks_of(program), names))[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,15 +71,15 @@ def after_blocks(program: Program, plan: Plan) -> Shallow:
     if not plan.blocks:
         return Shallow(program, plan, {node: node for node in program.module.graph.nodes}, {})
     blocks = found_blocks(blocks_of(program), plan.blocks)
-    rest, nodes = _bypassed(program, blocks)
+    rest, nodes = bypassed(program, blocks)
     went = program.tensors.keys() - rest.tensors.keys()
     cuts = tuple(cut for cut in plan.cuts if cut.parameter not in went)
     skipped = {block.sum: block.kept for block in blocks}
     return Shallow(rest, Plan(cuts, (), plan.heads), nodes, skipped)
 
 
-def _bypassed(program: Program, blocks: Iterable[Block]) -> tuple[Program, dict[Node, Node]]:
-    """The program without blocks, and its nodes by those of the whole one."""
+def bypassed(program: Program, blocks: Iterable[Block]) -> tuple[Program, dict[Node, Node]]:
+    """`without_blocks` for blocks of this very program, and its nodes by those of the whole one."""
     from torch import fx
 
     instead = _with_idle_activations({block.sum: block.kept for block in blocks})
@@ -124,6 +123,8 @@ def _rebuilt(
     new: dict[Node, Node] = {}
     for node in module.graph.nodes:
         if node in instead:
+            if instead[node] not in new:  # both in the branch of a block that goes as well
+                continue
             new[node] = new[instead[node]]
             if node in copies:
                 # The sum was memory of its own, which something writes to; the stream is not.

@@ -11,6 +11,7 @@ COUNTED = ("parameters", "macs", "channels")
 CRITERIA = ("l1", "l2", "bn-scale", "taylor", "fisher", "activation", "random")
 NEED_LABELS = ("taylor", "fisher")
 NEED_DATA = (*NEED_LABELS, "activation")
+BLOCK_CRITERIA = ("magnitude", "influence", "output", "loss")
 SCOPES = ("global", "layer", "isomorphic")
 HEADS = ("within", "whole")
 AUTO = "auto"
@@ -41,6 +42,13 @@ class PruneOptions:
         heads: "within": every attention head gets narrower; "whole": heads go.
         exactness: the least exact groups that are cut: "exact", "renormalised" or "approximate".
         keep_class: cut only what the user's own module class can express.
+        depth: residual blocks that go before channels are cut: 0 for none, a whole number of
+            blocks, or, below 1, a share of what `of` counts ("channels" counts as "macs" here).
+        depth_by: how much a block is needed. From weights alone: "magnitude" (of the factors its
+            branch ends with). From data: "influence" (Men et al., ShortGPT, 2024, section 3.1),
+            "output" (how far the output moves without it), "loss" (how much the loss grows
+            without it; Song et al., SLEB, ICML 2024, section 3.2). "auto" takes "loss" where
+            there is data to train on, else "magnitude".
         max_ratio: the largest share of one group's channels that may go. A layer that is cut to
             a sliver cuts the signal (Tanaka et al., NeurIPS 2020, section 4: layer collapse).
         samples: of the data, that criteria look at which need data.
@@ -56,6 +64,8 @@ class PruneOptions:
     heads: str = "within"
     exactness: str = "approximate"
     keep_class: bool = False
+    depth: float = 0
+    depth_by: str = AUTO
     max_ratio: float = 0.9
     samples: int = 256
     seed: int = 0
@@ -72,12 +82,18 @@ class PruneOptions:
             "criterion": CRITERIA,
             "scope": SCOPES,
             "heads": HEADS,
+            "depth_by": (AUTO, *BLOCK_CRITERIA),
             "exactness": tuple(level.value for level in Exactness),
         }
         for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
                 raise BadInputError(f"{name} {value!r} is unknown{nearest(str(value), known)}")
+        if self.depth < 0 or (self.depth >= 1 and self.depth != int(self.depth)):
+            raise BadInputError(
+                f"depth must be a whole number of blocks, or a share of the network below 1, not "
+                f"{self.depth:g}"
+            )
         if self.align != AUTO and not (self.align.isdecimal() and int(self.align) >= 1):
             raise BadInputError(
                 f'align must be "auto" or a whole number from 1, not {self.align!r}; write it '
