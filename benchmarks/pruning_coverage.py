@@ -138,7 +138,8 @@ def figures(
         asked = [network.key for network in networks if network.package == package]
         yield from _covered(package, asked, ours, peer)
     yield from _right(list(ours.values()))
-    yield from _costs(ours, peer)
+    # A total over a few easy networks says nothing about that over all.
+    yield from costs(ours, peer, all_of_them=len(networks) == len(zoo.NETWORKS))
     missing = len(networks) - len(ours), len(networks) - len(peer)
     for tool, number in zip(("deploykit", "Torch-Pruning"), missing, strict=True):
         name = f"{tool}: networks not reached in the time, run again to go on"
@@ -196,13 +197,17 @@ def _right(ours: Sequence[Outcome]) -> Iterable[Figure]:
     yield Figure("refused without a reason", unexplained, "", "0", met=unexplained == 0)
 
 
-def _costs(ours: dict[str, Outcome], peer: dict[str, Outcome]) -> Iterable[Figure]:
+def costs(
+    ours: dict[str, Outcome], peer: dict[str, Outcome], *, all_of_them: bool
+) -> Iterable[Figure]:
+    """Time of the processor, and memory."""
     at = RATIOS[0]
     both = [key for key in ours if key in peer and ours[key].pruned(at) and peer[key].pruned(at)]
     mine, theirs = (sum(tool[key].analysis_s or 0 for key in both) for tool in (ours, peer))
     name = f"analysis of the {len(both)} networks that both prune"
     yield Figure(f"{name}: Torch-Pruning", theirs, "s")
-    yield Figure(name, mine, "s", f"below {theirs:.4g}", met=mine < theirs or not both)
+    goal = f"below {theirs:.4g}" if all_of_them else ""
+    yield Figure(name, mine, "s", goal, met=not all_of_them or mine < theirs)
     faster = sum((ours[key].analysis_s or 0) < (peer[key].analysis_s or 0) for key in both)
     yield Figure("of these analysed faster than by Torch-Pruning", faster, f"of {len(both)}")
     for tool, outcomes in (("deploykit", ours), ("Torch-Pruning", peer)):
