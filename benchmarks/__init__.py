@@ -1,3 +1,11 @@
 """One file a question; each prints its figures beside its goal. See `RESULTS.md`."""
 
-NAMES = ("startup", "fidelity", "memory", "export", "pruning_coverage", "pruning_accuracy", "pruning_latency")
+NAMES = (
+    "startup",
+    "fidelity",
+    "memory",
+    "export",
+    "pruning_coverage",
+    "pruning_accuracy",
+    "pruning_latency",
+)
