@@ -31,16 +31,20 @@ def _batch_norm(call: Call) -> Value:
         for other in (value.axes[0], *value.axes[2:]):
             call.trace.doubt(other, Exactness.RENORMALISED, _WHY)
     axes = (value.axes[0], axis, *value.axes[2:])
-    return Value(call.shape, axes, zero=_is_zero(call, axes, [1]), static=value.static)
+    over = [dim for dim in range(len(axes)) if dim != 1] if call.arg("training") else []
+    return Value(call.shape, axes, zero=_is_zero(call, axes, over), static=value.static)
 
 
-def _is_zero(call: Call, axes: Sequence[Axis], scaled: Sequence[int]) -> bool:
-    """Whether scales make the result zero, and no shift and no other dimension undoes it."""
+def _is_zero(call: Call, axes: Sequence[Axis], over: Sequence[int]) -> bool:
+    """Whether the result is zero at removed indices.
+
+    It is where the norm runs over them: it sees the kept ones only, and gives no others. In
+    dimension 1 it is where the scale is zero, and no shift undoes it (batch norm).
+    """
     weight, bias = call.maybe("weight"), call.maybe("bias")
-    rank = len(axes)
-    others = any(axis for dim, axis in enumerate(axes) if dim not in {d % rank for d in scaled})
-    zero = weight is not None and weight.zero
-    return zero and (bias is None or bias.zero) and not others
+    scaled = weight is not None and weight.zero and (bias is None or bias.zero)
+    left = {dim for dim, axis in enumerate(axes) if axis} - {dim % len(axes) for dim in over}
+    return not left or (left == {1} and scaled)
 
 
 def _layer_norm(call: Call) -> Value:
@@ -54,8 +58,7 @@ def _layer_norm(call: Call) -> Value:
                 axis = call.trace.unite(axis, scale.axes[-back])
         call.trace.doubt(axis, Exactness.RENORMALISED, _WHY)
         axes[-back] = axis
-    zero = _is_zero(call, axes, range(-count, 0)) and count == 1
-    return Value(call.shape, tuple(axes), zero=zero)
+    return Value(call.shape, tuple(axes), zero=_is_zero(call, axes, range(-count, 0)))
 
 
 def _rewrite_layer_norm(edit: Edit) -> None:
