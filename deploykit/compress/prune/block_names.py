@@ -1,9 +1,9 @@
 """Names for residual blocks that users recognise and that are the same in every run.
 
-In this order: the module whose `forward` adds, where it adds once ("layer1.0"); the module that
-all of the branch lies in ("body.3"); the part of the adding module that has most of the branch's
-parameters ("blocks.3.attn" and "blocks.3.mlp"). What is still ambiguous is numbered
-("blocks.3#2").
+In this order: the module whose `forward` adds, where it adds once and the branch has all of its
+parameters ("layer1.0"); the module that all of the branch lies in ("body.3"); the part of the
+adding module that has most of the branch's parameters ("blocks.3.attn" and "blocks.3.mlp"). What
+is still ambiguous is numbered ("blocks.3#2").
 
 Once the attention of a layer is gone, its MLP is the one block that the layer adds, and is called
 "blocks.3". `blocks.found_blocks` takes such a name for what it means in the whole network.
@@ -49,7 +49,10 @@ def names_of(program: Program, sums: Sequence[Sum]) -> list[str]:
     names = [""] * len(sums)
     places = [scope_of(each.node) for each in sums]
     ways: tuple[list[str], ...] = (
-        places,
+        [
+            name if _is_whole(program, each, name) else ""
+            for name, each in zip(places, sums, strict=True)
+        ],
         ["" if (name := _common(each)) in places else name for each in sums],
         [_heaviest(program, each) for each in sums],
     )
@@ -69,6 +72,13 @@ def scope_of(node: Node) -> str:
     for entry in (node.meta.get("nn_module_stack") or {}).values():
         path = entry[0] if isinstance(entry, tuple) else str(entry)
     return "" if path == _NOWHERE else path.removeprefix("L['self']").strip(".")
+
+
+def _is_whole(program: Program, each: Sum, name: str) -> bool:
+    """Whether the branch has all parameters of a module."""
+    used = {str(node.target) for node in each.branch if node.op == "get_attr"}
+    inside = (n for n in program.tensors if n.startswith(f"{name}.") and n in program.names)
+    return all(n in used for n in inside)
 
 
 def _common(each: Sum) -> str:
