@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.rules.call import Result
 
 _MOST_TRIES = 6
-_LARGEST_CONSTANT = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +124,10 @@ class _Labelling:
         if node.op != "get_attr" or node in self.values or name not in self._program.tensors:
             return
         tensor = self._program.tensors[name]
-        leaf = _leaf(self._trace, tensor, self._by_memory, zero=name in self._learnt)
+        if name in self._program.names:
+            leaf = _leaf(self._trace, tensor, self._by_memory, zero=name in self._learnt)
+        else:
+            leaf = _leaf(self._trace, tensor, {}, zero=not bool(tensor.any()))
         self.leaves[name] = self.values[node] = leaf
         self._replay.note(name, leaf)
 

@@ -24,8 +24,12 @@ _MAY_SHARE = frozenset({"reshape", "contiguous", "flatten", "to", "type_as", "ex
 _LARGEST = 1 << 26  # elements
 
 
-def fold_constants(module: GraphModule) -> None:
-    """Replace each constant part of the graph by a buffer with its value; changes the module."""
+def fold_constants(module: GraphModule, names: frozenset[str] = frozenset()) -> None:
+    """Replace each constant part of the graph by buffers with its value; changes the module.
+
+    Each user gets a buffer of its own: what one loses to a cut, another may keep. Tensors of
+    these names stay as they are.
+    """
     import torch
 
     constant = _constant(module)
@@ -36,19 +40,21 @@ def fold_constants(module: GraphModule) -> None:
                 values[node] = _value(module, node, values)
     number = 0
     for node in list(module.graph.nodes):
-        if node not in constant or node.op == "get_attr":
-            continue
         users = [user for user in node.users if user not in constant]
+        named = node.op == "get_attr" and (str(node.target) in names or len(users) < 2)
+        if node not in constant or named:
+            continue
         value = values[node]
         if not users or not isinstance(value, torch.Tensor):
             continue
-        name = f"_constant_{number}"
-        number += 1
-        module.register_buffer(name, value.detach().clone())
-        with module.graph.inserting_before(node):
-            made = module.graph.get_attr(name)
-        made.meta = {"val": value}
-        for user in users:
+        tensor = value.detach().clone()
+        for user in users:  # a name each: what one user loses, another may keep
+            name = f"_constant_{number}"
+            number += 1
+            module.register_buffer(name, tensor)
+            with module.graph.inserting_before(node):
+                made = module.graph.get_attr(name)
+            made.meta = {"val": value}
             user.replace_input_with(node, made)
     for node in reversed(module.graph.nodes):
         if node in constant and not node.users:

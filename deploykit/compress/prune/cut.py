@@ -173,7 +173,9 @@ def build(analysis: Analysis, gone: Callable[[Column], Mask]) -> GraphModule:
     tensors: dict[str, object] = bodies(program.module)
     first: dict[tuple[int, int], str] = {}  # names of one parameter stay names of one
     for name, tensor in program.tensors.items():
-        known = first.setdefault((tensor.data_ptr() or id(tensor), tensor.dim()), name)
+        known = name
+        if name in program.names:
+            known = first.setdefault((tensor.data_ptr() or id(tensor), tensor.dim()), name)
         tensors[name] = _sliced(analysis, name, gone) if known == name else tensors[known]
 
     for old, new in new_nodes.items():

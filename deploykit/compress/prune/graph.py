@@ -67,9 +67,10 @@ def program_of(model: Model) -> Program:
     inline_regions(module)
     drop_assertions(module)
     module.graph.eliminate_dead_code()
-    fold_constants(module)
+    names = frozenset(model.module.state_dict())
+    fold_constants(module, names)
     module.graph.eliminate_dead_code()
-    return described(module, frozenset(model.module.state_dict()))
+    return described(module, names)
 
 
 def plain(captured: nn.Module, out_spec: TreeSpec | None) -> GraphModule:
