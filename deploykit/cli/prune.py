@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
-from deploykit.compress.prune.options import COUNTED, CRITERIA, HEADS, SCOPES
+from deploykit.compress.prune.options import AUTO, BLOCK_CRITERIA, COUNTED, CRITERIA, HEADS, SCOPES
 from deploykit.compress.prune.structure import Exactness
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ def _pruning_options(function: click.decorators.FC) -> click.decorators.FC:
             "--exactness",
             type=click.Choice([level.value for level in Exactness]),
             help="The least exact groups that are cut.  [default: approximate]",
+        ),
+        click.option("--depth", type=float, help="Blocks that go first, or a share.  [default: 0]"),
+        click.option(
+            "--depth-by",
+            type=click.Choice((AUTO, *BLOCK_CRITERIA)),
+            help="How much a block is needed.  [default: auto]",
         ),
         click.option("--max-ratio", type=float, help="Most of one group.  [default: 0.9]"),
         click.option("--samples", type=int, help="For criteria that need data.  [default: 256]"),
@@ -157,7 +163,7 @@ def command(
 
 _CHANGES = (
     "ratio", "of", "criterion", "scope", "exclude", "align", "heads", "exactness", "max_ratio",
-    "samples", "seed",
+    "samples", "seed", "depth", "depth_by",
 )  # fmt: skip
 _TUNING = ("epochs", "learning_rate", "batch_size", "patience", "seed")
 _PLAIN = (
@@ -197,6 +203,9 @@ def _print_pruning(pruning: Pruning) -> None:
         click.echo(f"{row.name} stays whole: {row.refused}")
     if len(refused) > _MOST_REFUSED:
         click.echo(f"... and {len(refused) - _MOST_REFUSED} more; see pruning.json")
+    gone = [row.name for row in pruning.blocks if row.removed]
+    if gone:
+        click.echo(f"{len(gone)} of {len(pruning.blocks)} blocks gone: {', '.join(gone)}")
     before, after = pruning.before, pruning.after
     for name, was, now in (
         ("parameters", before.parameters, after.parameters),

@@ -9,20 +9,19 @@ from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.flow.prune_latency import aimed, predictor
 from deploykit.flow.prune_record import KEPT, Counts
-from deploykit.flow.prune_rounds import shapes_of
+from deploykit.flow.prune_size import shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.ranking import Scores
     from deploykit.compress.prune.select import Selection
-    from deploykit.compress.prune.structure import Structure
     from deploykit.core.progress import Progress
-    from deploykit.core.types import Model
     from deploykit.flow.prune_latency import Bench, SideBySide
     from deploykit.flow.prune_request import LatencyAim
     from deploykit.flow.prune_rounds import Cutting
+    from deploykit.flow.prune_size import Network
 
 _KEPT_NAME = "kept.json"
 
@@ -35,19 +34,17 @@ class Planner:
         aim: the latency.
         bench: where it is taken.
         whole: the original as an artifact.
-        model: the original.
-        program: its graph.
-        structure: its groups.
-        cutting: how channels are scored and chosen.
+        network: the original.
+        scores: of its channels.
+        cutting: how they are chosen.
         progress: told where it stands.
     """
 
     aim: LatencyAim
     bench: Bench
     whole: Path
-    model: Model
-    program: Program
-    structure: Structure
+    network: Network
+    scores: Callable[[], Scores]
     cutting: Cutting
     progress: Progress
 
@@ -60,7 +57,7 @@ class Planner:
         selection, _ = aimed(self._share(), self._chooser(), self._try_out, self.progress)
         kept = {
             group.name: group.channels - len(selection.removed.get(group.name, ()))
-            for group in self.structure.free
+            for group in self.network.structure.free
         }
         records.save(folder / _KEPT_NAME, Counts(kept), KEPT)
 
@@ -79,21 +76,20 @@ class Planner:
         from deploykit.compress.prune.candidates import candidates
         from deploykit.compress.prune.footprint import footprint
 
-        options = self.cutting.options
-        groups = candidates(self.structure, options.exclude, options.least_exact)
+        options, network = self.cutting.options, self.network
+        groups = candidates(network.structure, options.exclude, options.least_exact)
         table = self.bench.table(self.bench.layers(self.whole))
-        cost = predictor(table, footprint(groups, shapes_of(self.program)))
-        scores = self.cutting.scores(self.program, self.structure)
-        return lambda left: self.cutting.selection(
-            self.program, self.structure, scores, 1 - left, cost
-        )
+        cost = predictor(table, footprint(groups, shapes_of(network.program)))
+        scores = self.scores()
+        return lambda left: self.cutting.selection(network, scores, 1 - left, cost=cost)
 
     def _try_out(self, selection: Selection) -> SideBySide:
         from deploykit.compress.prune.cut import cut, plan_of
 
-        shapes = {name: tuple(t.shape) for name, t in self.program.tensors.items()}
-        plan = plan_of(self.structure, selection.removed, shapes)
-        small = replace(self.model, module=cut(self.program, plan).eval())
+        program = self.network.program
+        shapes = {name: tuple(t.shape) for name, t in program.tensors.items()}
+        plan = plan_of(self.network.structure, selection.removed, shapes)
+        small = replace(self.network.model, module=cut(program, plan).eval())
         return self.bench.compare(self.whole, self.bench.exported(small, "part"))
 
 

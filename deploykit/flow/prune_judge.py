@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, prod
+from math import inf
 from typing import TYPE_CHECKING
 
 from deploykit.check.accuracy import POINTS, at_most, drop
+from deploykit.compress.prune.candidates import candidates
 from deploykit.compress.prune.options import PruneOptions
 from deploykit.core.errors import CheckFailedError
 from deploykit.core.report import Check, Verdict
-from deploykit.flow.prune_record import GroupRow, Pruning, Size
-from deploykit.flow.prune_rounds import shapes_of
+from deploykit.flow.prune_record import GroupRow, Pruning
+from deploykit.flow.prune_size import counted, kept_of
 from deploykit.flow.splits import VAL
 
 if TYPE_CHECKING:
@@ -20,21 +21,15 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.compress.prune.graph import Program
     from deploykit.compress.prune.plan import Plan
-    from deploykit.compress.prune.structure import Group, Structure
+    from deploykit.compress.prune.structure import Structure
     from deploykit.core.types import TensorSpec
     from deploykit.flow.prune_latency import SideBySide
+    from deploykit.flow.prune_record import BlockRow, Size
     from deploykit.flow.prune_request import LatencyAim
     from deploykit.flow.prune_rounds import Stand
 
 _CLOSEST = "this is the closest that the limits allow"
-
-
-def size_of(program: Program) -> Size:
-    """Parameters that the network uses, and multiply-accumulates of its layers with weights."""
-    from deploykit.compress.prune.cost import macs_of
-
-    parameters = sum(prod(shape) for shape in shapes_of(program).values())
-    return Size(parameters, float(sum(macs_of(program).values())))
+_ROUNDING = 1e-9
 
 
 def aim_text(options: PruneOptions, aim: LatencyAim | None) -> str:
@@ -46,35 +41,19 @@ def aim_text(options: PruneOptions, aim: LatencyAim | None) -> str:
 
 def aim_check(options: PruneOptions, structure: Structure, stand: Stand, before: Size) -> Check:
     """How much is left of what was counted, beside what was asked for."""
-    after = stand.rows[-1].size
-    left = {
-        "macs": after.macs / before.macs if before.macs else 1.0,
-        "parameters": after.parameters / before.parameters,
-        "channels": _channels_left(structure, stand.plan),
-    }[options.of]
+    if options.of == "channels":
+        kept = kept_of(structure, stand.plan)
+        groups = candidates(structure, options.exclude, options.least_exact)
+        left = sum(kept[g.name] for g in groups) / sum(g.channels for g in groups)
+    else:
+        left = counted(options, stand.rows[-1].size, structure) / counted(
+            options, before, structure
+        )
     limit = 1 - options.ratio
-    met = left <= limit + 1e-9
+    met = left <= limit + _ROUNDING
     verdict = Verdict.PASSED if met else Verdict.FAILED
     advice = "" if met else _CLOSEST
     return Check(f"{options.of} left", verdict, left, limit=limit, unit="x", advice=advice)
-
-
-def _channels_left(structure: Structure, plan: Plan) -> float:
-    kept = kept_of(structure, plan)
-    return sum(kept[g.name] for g in structure.free) / sum(g.channels for g in structure.free)
-
-
-def kept_of(structure: Structure, plan: Plan) -> dict[str, int]:
-    """How many channels of each group a plan keeps."""
-    stays = {(cut.parameter, cut.dim): frozenset(cut.kept) for cut in plan.cuts}
-
-    def kept(group: Group) -> int:
-        member = group.members[0]
-        left = stays.get((member.parameter, member.dim))
-        rows = member.indices.tolist()
-        return len(rows) if left is None else sum(left.issuperset(row) for row in rows)
-
-    return {group.name: kept(group) for group in structure.groups}
 
 
 def latency_check(found: SideBySide, aim: LatencyAim | None, asked: str) -> Check:
@@ -110,11 +89,16 @@ def accuracy_checks(
     for name, was in before.items():
         now = after[name]
         checks += [_figure(f"before {name}", was), _figure(f"after {name}", now)]
-        limit = max_drop if name == VAL else None
         title = f"{now.metric.name} lost {name}: {now.data}"
-        lost = at_most(title, drop(was, now), inf if limit is None else limit, points=now.is_share)
-        checks.append(replace(lost, limit=limit))
+        checks.append(lost_check(title, was, now, max_drop if name == VAL else None))
     return checks
+
+
+def lost_check(name: str, was: Accuracy, now: Accuracy, limit: float | None) -> Check:
+    """What was lost, paired by sample, in points where it is a share; no limit only reports."""
+    points = was.is_share and now.is_share
+    found = at_most(name, drop(was, now), inf if limit is None else limit, points=points)
+    return replace(found, limit=limit)
 
 
 def _figure(said: str, found: Accuracy) -> Check:
@@ -156,6 +140,7 @@ def pruning_of(
     *,
     asked: str,
     align: str,
+    blocks: tuple[BlockRow, ...] = (),
 ) -> Pruning:
     """The record."""
     kept = kept_of(structure, stand.plan)
@@ -164,4 +149,5 @@ def pruning_of(
         for g in structure.groups
     )
     chosen = {name: getattr(options, name) for name in PruneOptions.__dataclass_fields__}
-    return Pruning(asked, before, stand.rows[-1].size, rows, stand.rows, chosen, align)
+    after = stand.rows[-1].size
+    return Pruning(asked, before, after, rows, stand.rows, chosen, align, blocks)

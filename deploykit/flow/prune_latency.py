@@ -77,6 +77,14 @@ class Bench:
         """What layers are timed on."""
         return Target(runtime=RUNTIME, threads=self.threads, batch=self.batch or 1)
 
+    @property
+    def circumstances(self) -> str:
+        """A name for the machine and all else that a latency depends on, but for the network."""
+        from deploykit.bench.layer_cache import key_of
+        from deploykit.bench.machine import machine_facts
+
+        return f"{key_of(machine_facts(), self.target)}-{self.batch}"
+
     def exported(self, model: Model, name: str) -> Path:
         """The network as an ONNX artifact in the folder; made anew."""
         from deploykit.export.torch_to_onnx import export_model

@@ -1,44 +1,97 @@
-"""The recipe of a pruned network: the whole one's, with a plan and weights of its own."""
+"""The recipe of a pruned network: the whole one's, with a plan and weights of its own.
+
+It names the network that was whole, however often it was pruned: a plan is of that one, and what
+was pruned on the way can go.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.flow.prune_record import PLAN_NAME, WEIGHTS_NAME
+from deploykit.load.datasets import NAMED
 from deploykit.load.inputs import input_text
-from deploykit.load.recipe import RECIPE, is_recipe, load_recipe
+from deploykit.load.recipe import FILE_NAME, RECIPE, DataTable, Recipe, is_recipe, load_recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deploykit.core.types import Option
     from deploykit.load.sources import Source
+
+_NAMED = frozenset(name for name, _ in NAMED)
 
 
 def recipe_text(source: Source, out: Path) -> str:
-    """TOML that `load_recipe` reads from `out`."""
-    lines = [f'schema = "{RECIPE.name}"', f'version = "{RECIPE.version}"', "", "[source]"]
-    lines.append(f"net = {json.dumps(_net(source, out))}")
-    lines += [f'plan = "{PLAN_NAME}"', f'weights = "{WEIGHTS_NAME}"']
-    if source.inputs:
-        lines.append(f"inputs = {json.dumps([input_text(spec) for spec in source.inputs])}")
-    if source.options:
-        lines += ["", "[source.options]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in source.options.items()]
-    return "\n".join(lines) + "\n"
+    """TOML that `load_recipe` reads from `out`.
+
+    Args:
+        source: what was pruned, as it was named.
+        out: the folder of the recipe; links on the way to it are followed, as the system does
+            with the paths in it.
+    """
+    recipe = load_recipe(Path(source.text)) if is_recipe(source.text) else None
+    inputs = tuple(input_text(spec) for spec in source.inputs)
+    options = dict(source.options)
+    if recipe is None:
+        net = _moved(source.text, Path(), out)
+    elif not recipe.source.plan:
+        net = _relative(Path(source.text), out)
+    else:
+        own = recipe.source
+        net = _relative(recipe.whole, out) if recipe.whole else _moved(own.net, recipe.folder, out)
+        inputs, options = inputs or own.inputs, {**own.options, **options}
+    tables: dict[str, Mapping[str, Option]] = {
+        "source": {"net": net, "plan": PLAN_NAME, "weights": WEIGHTS_NAME},
+        "source.options": options,
+    }
+    if inputs:
+        tables["source"] = {**tables["source"], "inputs": inputs}
+    said = {"schema": RECIPE.name, "version": RECIPE.version}
+    if recipe is not None and recipe.source.plan and recipe.whole is None:
+        tables |= _own_tables(recipe, out)
+        said |= {"task": recipe.task} if recipe.task else {}
+    return (
+        "\n\n".join([_lines(said), *(_table(*pair) for pair in tables.items() if pair[1])]) + "\n"
+    )
 
 
-def _net(source: Source, out: Path) -> str:
-    """The source as it is found from the new recipe; of a pruned one, that of the whole."""
-    if is_recipe(source.text):
-        folder = Path(source.text) if Path(source.text).is_dir() else Path(source.text).parent
-        recipe = load_recipe(folder)
-        return _relative(recipe.folder if recipe.source.plan else folder, out)
-    place, _, name = source.text.rpartition(":")
-    if place.endswith(".py"):
-        return f"{_relative(Path(place), out)}:{name}"
-    return source.text
+def _own_tables(recipe: Recipe, out: Path) -> dict[str, Mapping[str, Option]]:
+    """What a recipe says beside its source."""
+    texts = {field.name: getattr(recipe.data, field.name) for field in fields(DataTable)}
+    return {
+        "data": {name: _moved(text, recipe.folder, out) for name, text in texts.items() if text},
+        "train": recipe.train,
+        "export": recipe.export,
+    }
+
+
+def _table(name: str, table: Mapping[str, Option]) -> str:
+    return f"[{name}]\n{_lines(table)}"
+
+
+def _lines(table: Mapping[str, Option]) -> str:
+    return "\n".join(
+        f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()
+    )
+
+
+def _moved(text: str, base: Path, out: Path) -> str:
+    """A source or data at a path from `base`, as it is found from `out`; other names stay."""
+    ends = sorted((end for mark in ":?[" if (end := text.rfind(mark)) > 0), reverse=True)
+    for end in (len(text), *ends):
+        place, rest = base / text[:end], text[end:]
+        named = text[:end] in _NAMED or (place.is_dir() and rest.startswith(":"))
+        if place.exists() and not named:
+            return _relative(place, out) + rest
+    return text
 
 
 def _relative(path: Path, start: Path) -> str:
-    return Path(os.path.relpath(path.absolute(), start.absolute())).as_posix()
+    if path.name == FILE_NAME:
+        path = path.parent
+    return Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()

@@ -37,6 +37,27 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockRow:
+    """One residual block.
+
+    Attributes:
+        name: of the block.
+        parameters: learnt numbers that go with it alone.
+        macs: multiply-accumulates of one sample that go with it.
+        score: how much it was needed when it went, or is needed now; `None` where not asked.
+        removed: whether it is gone.
+        why: it stays unasked, or went with another; or "".
+    """
+
+    name: str
+    parameters: int
+    macs: float
+    score: float | None
+    removed: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """What a network has.
 
@@ -87,6 +108,7 @@ class Pruning:
         rounds: in order.
         options: how it was pruned, by name.
         align: multiples that kept channels were rounded to, and how they were found.
+        blocks: residual blocks of the network that was given, where some were to go.
     """
 
     aim: str
@@ -96,3 +118,4 @@ class Pruning:
     rounds: tuple[RoundRow, ...]
     options: Mapping[str, Option]
     align: str = ""
+    blocks: tuple[BlockRow, ...] = ()

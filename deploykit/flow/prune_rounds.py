@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +12,14 @@ from deploykit.core import records
 from deploykit.core.records import Schema
 from deploykit.flow.cache import Cache, key_of
 from deploykit.flow.prune_record import PLAN_NAME, WEIGHTS_NAME, RoundRow, Size
+from deploykit.flow.prune_size import counted, network_of, shapes_of, size_of
 from deploykit.flow.prune_tune import judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from torch import nn
 
     from deploykit.check.accuracy import Accuracy
     from deploykit.compress.prune.evidence import Evidence
@@ -28,11 +32,14 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model
+    from deploykit.flow.prune_size import Network
     from deploykit.flow.prune_tune import Tuning
     from deploykit.load.data import Array, Data
 
 _ROW = Schema("deploykit/prune-round")
 _ROW_NAME = "round.json"
+TOP_1 = "top-1"
+"""What training judges by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,13 +59,13 @@ class Cutting:
     evidence: Evidence | None
     kept: Kept | None = None
 
-    def scores(self, program: Program, structure: Structure) -> Scores:
+    def scores(self, network: Network) -> Scores:
         """Importance of every channel."""
         from deploykit.compress.prune.score import score
 
         return score(
-            program.module,
-            structure,
+            network.program.module,
+            network.structure,
             self.options.criterion,
             evidence=self.evidence,
             seed=self.options.seed,
@@ -66,23 +73,25 @@ class Cutting:
 
     def selection(
         self,
-        program: Program,
-        structure: Structure,
+        network: Network,
         scores: Scores,
         ratio: float,
+        *,
+        least: Mapping[str, int] | None = None,
         cost: Callable[[Kept], float] | None = None,
     ) -> Selection:
-        """Which channels go for a ratio."""
+        """Which channels go for a ratio; `least` and `cost` are those of `select`."""
         from deploykit.compress.prune.cost import macs_of
         from deploykit.compress.prune.select import select
 
         return select(
-            structure,
+            network.structure,
             scores,
             replace(self.options, ratio=ratio),
-            shapes=shapes_of(program),
-            macs=macs_of(program),
+            shapes=shapes_of(network.program),
+            macs=macs_of(network.program),
             steps=self.steps,
+            least=least,
             cost=cost,
         )
 
@@ -110,17 +119,6 @@ class Cutting:
         return removed
 
 
-def shapes_of(program: Program) -> dict[str, tuple[int, ...]]:
-    """Of every learnt parameter that the network uses, each once."""
-    import torch
-
-    found: dict[int, tuple[str, tuple[int, ...]]] = {}
-    for name, tensor in program.tensors.items():
-        if isinstance(tensor, torch.nn.Parameter):
-            found.setdefault(tensor.data_ptr() or id(tensor), (name, tuple(tensor.shape)))
-    return dict(found.values())
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Stand:
     """How far a pruning has come.
@@ -136,6 +134,46 @@ class Stand:
     plan: Plan
     rows: tuple[RoundRow, ...] = ()
     accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """From where the rounds begin to the aim.
+
+    Attributes:
+        stand: where they begin.
+        start: the network there.
+        rounds: in how many steps.
+        scores: of the network's channels; asked for once at most.
+        try_out: told what will be trained last, before it is: the place to refuse it.
+    """
+
+    stand: Stand
+    start: Network
+    rounds: int
+    scores: Callable[[], Scores]
+    try_out: Callable[[Model], None]
+
+    @property
+    def whole(self) -> dict[str, int]:
+        """Channels of each group at the start."""
+        return {group.name: group.channels for group in self.start.structure.groups}
+
+    def least(self, max_ratio: float) -> dict[str, int]:
+        """Channels that groups keep to the end: no round counts its share anew."""
+        return {name: ceil((1 - max_ratio) * n - 1e-9 * n) for name, n in self.whole.items()}
+
+    def ratio(self, network: Network, number: int, options: PruneOptions) -> float:
+        """The share of what is there now that goes in a round, 0 where enough went before.
+
+        Each round leaves the same share of what the one before should have left, so that what
+        rounding took too much of is not taken again.
+        """
+        start, now = (
+            counted(options, size_of(n.program), n.structure) for n in (self.start, network)
+        )
+        left = start * (1 - options.ratio) ** ((number + 1) / self.rounds)
+        return max(0.0, 1 - left / now) if now else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,83 +198,103 @@ class Rounds:
     key: str
     progress: Progress
 
-    def run(self, model: Model, rounds: int, is_allowed: Callable[[Stand], bool]) -> Stand | None:
+    def run(self, way: Way, is_allowed: Callable[[Stand], bool]) -> Stand | None:
         """The last round's result; of the rounds that were allowed, where one was not.
 
         `None` where the first was not.
         """
-        from deploykit.compress.prune.plan import Plan
-
-        best: Stand | None = None
-        stand = Stand(model, Plan(heads=self.cutting.options.heads))
-        whole: dict[str, int] = {}
-        for number in range(rounds):
-            stand = self._round(stand, number, rounds, whole)
+        stand, best = way.stand, None
+        if stand.rows:  # blocks went before channels
+            if not is_allowed(stand):
+                return None
+            best = stand
+        for number in range(way.rounds):
+            stand = self._round(stand, number, way)
             if not is_allowed(stand):
                 break
             best = stand
         return best
 
-    def _round(self, stand: Stand, number: int, rounds: int, whole: dict[str, int]) -> Stand:
-        from deploykit.compress.prune.analyse import analyse
+    def _round(self, stand: Stand, number: int, way: Way) -> Stand:
+        network = way.start
+        if number:
+            self.progress(f"round {number + 1} of {way.rounds}: analysing", None)
+            network = network_of(stand.model, self.cutting.options.heads)
+        name = ("round", number, way.rounds, self.cutting.kept)
+        try_out = way.try_out if number + 1 == way.rounds else None
+        return self.step(
+            stand, network.program, name, lambda: self._choose(network, number, way), try_out
+        )
+
+    def step(
+        self,
+        stand: Stand,
+        program: Program,
+        name: tuple[object, ...],
+        choose: Callable[[], tuple[Plan, Size]],
+        try_out: Callable[[Model], None] | None = None,
+    ) -> Stand:
+        """Cut once, recover and judge; taken from the cache where it was finished before.
+
+        Args:
+            stand: how far it has come.
+            program: of its network.
+            name: what tells this step from others of the same run.
+            choose: what goes of the network as it is, and what is left then.
+            try_out: told what is about to be trained; it may refuse.
+        """
         from deploykit.compress.prune.cut import compose, cut
-        from deploykit.compress.prune.graph import program_of
         from deploykit.load.modules import state_digest
 
-        self.progress(f"round {number + 1} of {rounds}: analysing", None)
-        program = program_of(stand.model)
-        structure = analyse(program, self.cutting.options.heads)
-        if not whole:
-            whole.update({group.name: group.channels for group in structure.groups})
-        state = state_digest(stand.model.module)
-        key = key_of(self.key, "round", number, rounds, state, self.cutting.kept)
+        key = key_of(self.key, *name, state_digest(stand.model.module))
+        made: list[nn.Module] = []  # in this process: not cut again to be read
 
         def make(folder: Path) -> None:
-            step, size = self._choose(program, structure, number, rounds, whole)
-            cut_module = cut(program, step).eval()
-            small = replace(stand.model, module=cut_module)
-            self._finish(folder, small, compose(stand.plan, step), size)
+            plan, size = choose()
+            module = cut(program, plan).eval()
+            made.append(module)
+            small = replace(stand.model, module=module)
+            if self.tuning is not None and try_out is not None:
+                try_out(small)
+            self._finish(folder, small, compose(stand.plan, plan), size)
 
-        def read(folder: Path) -> tuple[Plan, dict[str, object], RoundRow]:
-            return _read(folder)
-
-        (plan, weights, row), _ = self.cache.get_or_make(key, make, read)
-        step = _rest(plan, stand.plan)
-        module = cut(program, step).eval()
+        (plan, weights, row), _ = self.cache.get_or_make(key, make, _read)
+        module = made[0] if made else cut(program, _rest(plan, stand.plan)).eval()
         module.load_state_dict(weights)
         model = replace(stand.model, module=module)
-        found = None
-        if self.val is not None:
-            found = judged(model, self.val, self.metric, self.progress)
-        row = replace(row, val_after=found.value if found else None)
+        if self.val is None:
+            return Stand(model, plan, (*stand.rows, row))
+        found = judged(model, self.val, self.metric, self.progress)
+        if self.tuning is None and found.metric.name == TOP_1:
+            row = replace(row, val_after=found.value)
         return Stand(model, plan, (*stand.rows, row), found)
 
-    def _choose(
-        self,
-        program: Program,
-        structure: Structure,
-        number: int,
-        rounds: int,
-        whole: Mapping[str, int],
-    ) -> tuple[Plan, Size]:
+    def _choose(self, network: Network, number: int, way: Way) -> tuple[Plan, Size]:
         """What goes in this round, and what is left then."""
         from deploykit.compress.prune.cost import macs_of
         from deploykit.compress.prune.cut import plan_of
         from deploykit.compress.prune.footprint import footprint
 
-        scores = self.cutting.scores(program, structure)
-        if self.cutting.kept is None:
-            # Each round leaves the same share of what the one before left.
-            ratio = 1 - (1 - self.cutting.options.ratio) ** (1 / rounds)
-            selection = self.cutting.selection(program, structure, scores, ratio)
-            removed: dict[str, Array] = {**selection.removed}
-        else:
-            removed = self.cutting.planned(structure, scores, whole, (number + 1) / rounds)
+        program, structure = network.program, network.structure
+        removed = self._removed(network, number, way)
         sizes = footprint(structure.free, shapes_of(program))
         kept = {g.name: g.channels - len(removed.get(g.name, ())) for g in structure.free}
         size = Size(sizes.parameters(kept), sizes.macs(kept, macs_of(program)))
         shapes = {name: tuple(tensor.shape) for name, tensor in program.tensors.items()}
         return plan_of(structure, removed, shapes), size
+
+    def _removed(self, network: Network, number: int, way: Way) -> dict[str, Array]:
+        """Channels that go in this round, by group."""
+        options = self.cutting.options
+        scores = self.cutting.scores(network) if number else way.scores()
+        if self.cutting.kept is not None:
+            part = (number + 1) / way.rounds
+            return self.cutting.planned(network.structure, scores, way.whole, part)
+        ratio = way.ratio(network, number, options)
+        if not ratio:
+            return {}
+        least = way.least(options.max_ratio)
+        return {**self.cutting.selection(network, scores, ratio, least=least).removed}
 
     def _finish(self, folder: Path, model: Model, plan: Plan, size: Size) -> None:
         """Fine-tune and keep."""
@@ -248,6 +306,7 @@ class Rounds:
             row = RoundRow(
                 size,
                 val_before=result.start_accuracy,
+                val_after=result.val_accuracy,
                 epochs=len(result.epochs),
                 seconds=result.seconds,
             )
@@ -279,7 +338,8 @@ def _rest(plan: Plan, before: Plan) -> Plan:
             place = {index: number for number, index in enumerate(earlier.kept)}
             kept = tuple(place[index] for index in part.kept)
             cuts.append(Cut(part.parameter, part.dim, len(earlier.kept), kept))
-    return Plan(tuple(cuts), (), plan.heads)
+    blocks = tuple(name for name in plan.blocks if name not in before.blocks)
+    return Plan(tuple(cuts), blocks, plan.heads)
 
 
 def save_weights(path: Path, model: Model) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deploykit.load.recipe import Recipe
     from deploykit.train.loop import TrainResult
 
+_INTEGERS = "iu"
 _EPOCHS_SHARE = 4
 """Fine-tuning takes a quarter of the epochs that training took ..."""
 _RATE_SHARE = 2
@@ -59,25 +60,44 @@ class Tuning:
 
 
 def tuning_of(
-    request: PruneRequest, recipe: Recipe | None, splits: Splits, folder: Path
+    request: PruneRequest, recipe: Recipe | None, data: Data | None, splits: Splits, folder: Path
 ) -> Tuning | None:
     """How to fine-tune; `None` where nothing was asked for and there is no data.
 
+    Args:
+        request: what was asked for.
+        recipe: whose training is taken up, or `None`.
+        data: to learn from, or `None`.
+        splits: to judge by.
+        folder: of checkpoints.
+
     Raises:
-        BadInputError: data to learn from without data to judge by, or options without data.
+        BadInputError: data to learn from without data to judge by, options without data, or
+            labels that are no classes.
     """
     if not request.finetune:
         return None
-    data = training_data(request, recipe)
     if data is None:
-        if request.tuning.keys() - {"seed"}:
-            asked = ", ".join(sorted(request.tuning))
-            raise BadInputError(f"{asked}: there is nothing to fine-tune on; add --train DATA")
+        if asked := sorted(request.tuning.keys() - {"seed"}):
+            said = ", ".join(asked)
+            raise BadInputError(f"{said}: there is nothing to fine-tune on; add --train DATA")
         return None
     if splits.val is None:
         raise BadInputError("fine-tuning needs data to judge by; add --val DATA")
+    for split in (data, splits.val):
+        _check_classes(split)
     options = tune_options(dict(recipe.train) if recipe else {}, request.tuning)
     return Tuning(data, splits.val, options, folder)
+
+
+def _check_classes(data: Data) -> None:
+    labels = data.batch([0]).labels if len(data) else None
+    if labels is None or labels.dtype.kind not in _INTEGERS:
+        has = "no labels" if labels is None else f"labels of type {labels.dtype}"
+        raise BadInputError(
+            f"{data.name} has {has}, and fine-tuning learns classes, which are whole numbers; "
+            "prune without it: --no-finetune"
+        )
 
 
 def training_data(request: PruneRequest, recipe: Recipe | None) -> Data | None:

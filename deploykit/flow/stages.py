@@ -6,7 +6,7 @@ itself a source, so that the next stage takes it from there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
@@ -16,6 +16,7 @@ from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, key_of
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.tables import options_from
+from deploykit.load.datasets import open_data
 from deploykit.load.recipe import FILE_NAME
 from deploykit.load.sources import Source
 
@@ -29,31 +30,6 @@ if TYPE_CHECKING:
     from deploykit.load.recipe import Recipe
 
 NAMES = ("prune",)
-
-
-@dataclass(frozen=True, slots=True)
-class PruneStage:
-    """Keys of a stage "prune" beside those of `PruneOptions` and, for fine-tuning, `TrainOptions`.
-
-    Attributes:
-        latency: "0.6x" or "4ms".
-        rounds: score, cut and fine-tune so many times.
-        max_drop: points that may be lost on the validation data.
-        finetune: whether to train after cutting.
-        measure: whether latencies are taken.
-        batch: of the measurement.
-        threads: likewise.
-        check: whether the oracle proves the cut.
-    """
-
-    latency: str = ""
-    rounds: int = 1
-    max_drop: float | None = None
-    finetune: bool = True
-    measure: bool = True
-    batch: int | None = None
-    threads: int | None = None
-    check: bool = False
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -78,51 +54,61 @@ def staged(recipe: Recipe, source: Source, progress: Progress) -> Source:
     Raises:
         CheckFailedError: a stage did not reach what it was asked for.
     """
+    data = _data_digest(recipe)
     for number, stage in enumerate(recipe.stages):
         progress(f"stage {number + 1} of {len(recipe.stages)}: {stage['name']}", None)
-        out = recipe.folder / FOLDER_NAME / "stages" / f"{stage['name']}-{_key(stage, source)}"
+        key = _key(stage, source, (data, recipe.train))
+        out = recipe.folder / FOLDER_NAME / "stages" / f"{stage['name']}-{key}"
         if not (out / FILE_NAME).is_file():
             from deploykit.flow.prune import run_prune
 
             run_prune(_request(stage, source, out), progress)
         _check_passed(out)
-        source = Source(str(out), inputs=source.inputs)
+        source = Source(str(out), inputs=source.inputs, trust=source.trust)
     return source
 
 
-def _key(stage: Mapping[str, Option], source: Source) -> str:
+def _key(stage: Mapping[str, Option], source: Source, others: object) -> str:
+    """Of everything that a stage depends on."""
     from deploykit.flow.rebuild import load_model
 
-    return key_of(__version__, load_model(source).history, stage)[:16]
+    return key_of(__version__, load_model(source).history, stage, others)[:16]
+
+
+def _data_digest(recipe: Recipe) -> dict[str, str]:
+    """SHA-256, in hex, of what stages may learn from, and judge and report by."""
+    texts = {field.name: getattr(recipe.data, field.name) for field in fields(recipe.data)}
+    return {name: open_data(text, recipe.folder).digest() for name, text in texts.items() if text}
 
 
 def _check_passed(out: Path) -> None:
     report = records.load(out / REPORT_NAME, Report, records.REPORT)
     for check in report.checks:
         if check.verdict is not Verdict.PASSED:
+            value = "" if check.value is None else f" is {check.value:.4g} {check.unit}".rstrip()
+            limit = "" if check.limit is None else f", asked for {check.limit:.4g}"
+            advice = f": {check.advice}" if check.advice else ""
             raise CheckFailedError(
-                f"{check.name} is {check.value:.4g} {check.unit}, asked for {check.limit}: "
-                f"{check.advice}; {out} has what was reached"
+                f"{check.name}{value}{limit}{advice}; {out} has what was reached"
             )
 
 
 def _request(stage: Mapping[str, Option], source: Source, out: Path) -> PruneRequest:
     """Sort the keys of a stage to the options that they belong to."""
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune_request import PruneLoop, PruneRequest
     from deploykit.train.options import TrainOptions
 
     table = {key: value for key, value in stage.items() if key != "name"}
-    kinds = (PruneStage, PruneOptions, TrainOptions)
+    kinds = (PruneLoop, PruneOptions, TrainOptions)
     names = [{f.name for f in fields(kind)} for kind in kinds]
     known = set().union(*names)
     for key in table:
         if key not in known:
             raise BadInputError(f"stage prune: unknown key {key!r}{nearest(key, known)}")
     own, pruning, training = ({k: v for k, v in table.items() if k in n} for n in names)
-    training.pop("seed", None)
-    plain = options_from(own, PruneStage, "stage prune")
+    loop = options_from(own, PruneLoop, "stage prune")
     options_from(pruning, PruneOptions, "stage prune")
     options_from(training, TrainOptions, "stage prune")
-    values = {f.name: getattr(plain, f.name) for f in fields(PruneStage)}
+    values = {f.name: getattr(loop, f.name) for f in fields(PruneLoop)}
     return PruneRequest(source, out, pruning, training, overwrite=True, as_stage=True, **values)

@@ -49,11 +49,12 @@ def load_source(source: Source) -> Model:
             pruned (see `deploykit.flow.rebuild`).
         MissingExtraError: torch, timm or torchvision is not installed.
     """
-    name, source = source.text, resolve(source)
+    source = resolve(source)
     if source.plan is not None:
+        place = source.plan.parent
         raise BadInputError(
-            f"{name} is a pruned network, which is rebuilt for export: name its artifact "
-            f"(deploykit export {name})"
+            f"{place} is a pruned network, which takes a plan to build: name its artifact, which "
+            f"deploykit export {place} makes"
         )
     if source.weights is not None and not source.weights.is_file():
         hint = f"; train them: deploykit train {source.base}" if source.base != Path() else ""

@@ -71,7 +71,9 @@ class Recipe:
         train: fields of `deploykit.train.options.TrainOptions`; empty where it is not trained.
         export: fields of `deploykit.export.ExportOptions`.
         stages: what happens between loading and export, in order; each a table with a `name`.
-        folder: of the file. Not part of the record.
+        folder: that its paths lead from. Not part of the record.
+        whole: the recipe that the network was taken over from; `None` where it is this one's
+            own. Likewise.
     """
 
     source: SourceTable
@@ -81,6 +83,7 @@ class Recipe:
     export: Mapping[str, Option] = field(default_factory=dict)
     stages: tuple[Mapping[str, Option], ...] = ()
     folder: Path = field(default=Path(), metadata={"in_record": False}, compare=False)
+    whole: Path | None = field(default=None, metadata={"in_record": False}, compare=False)
 
     @property
     def weights_path(self) -> Path | None:
@@ -100,14 +103,39 @@ def is_recipe(text: str) -> bool:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file, or the one in a folder.
+    """Read a recipe file, or the one in a folder, with what it takes over from another one.
 
     Raises:
         BadInputError: not TOML, another schema or major version, an unknown key (with the
-            nearest), or a value of the wrong type (with its place).
+            nearest), or a value of the wrong type (with its place); or the recipe whose network
+            it takes over is not there, or leads back to it.
     """
+    return _load(path, ())
+
+
+def _load(path: Path, below: tuple[Path, ...]) -> Recipe:
+    """One recipe, below those that take over from it."""
     if path.is_dir():
         path = path / FILE_NAME
+    if path.resolve() in below:
+        raise BadInputError(
+            f"{path}: the recipe takes its network over from itself; name a source, such as "
+            '[source] net = "net.py:build"'
+        )
+    recipe = _read(path)
+    net = recipe.source.net
+    parent = path.parent / net
+    if is_recipe(str(parent)):
+        return _inherited(recipe, _load(parent, (*below, path.resolve())), parent, path)
+    if recipe.source.plan and ":" not in net and not parent.is_file():
+        raise BadInputError(
+            f"{path}: the network that it was cut from is not at {parent}: put it there again, or "
+            "mend [source] net"
+        )
+    return recipe
+
+
+def _read(path: Path) -> Recipe:
     try:
         raw = tomllib.loads(read_bytes(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -116,24 +144,25 @@ def load_recipe(path: Path) -> Recipe:
     if known_minor:
         _check_keys(raw, Recipe, str(path), frozenset({"schema", "version"}))
     try:
-        recipe = msgspec.convert(raw | {"folder": path.parent}, Recipe, dec_hook=_as_is)
+        return msgspec.convert(
+            raw | {"folder": path.parent, "whole": None}, Recipe, dec_hook=_as_is
+        )
     except msgspec.ValidationError as error:
         raise BadInputError(f"{path} is not a valid recipe: {error}") from error
-    parent = path.parent / recipe.source.net
-    return _inherited(recipe, load_recipe(parent)) if is_recipe(str(parent)) else recipe
 
 
-def _inherited(recipe: Recipe, parent: Recipe) -> Recipe:
+def _inherited(recipe: Recipe, parent: Recipe, place: Path, path: Path) -> Recipe:
     """The parent with what the recipe says in its place; it stays where its paths lead from.
 
     Raises:
-        BadInputError: both were pruned; a plan is always of the whole network.
+        BadInputError: both were pruned; a plan is always of the whole network. Or it has data of
+            its own.
     """
     own = recipe.source
     if own.plan and parent.source.plan:
-        raise BadInputError(
-            f"{recipe.folder} has a plan, and so has {parent.folder}: name the whole network"
-        )
+        raise BadInputError(f"{path} has a plan, and so has {place}: name the whole network")
+    if recipe.data != DataTable():
+        raise BadInputError(f"{path}: [data] is taken over from {place}: say it there")
     weights, plan = recipe.weights_path, recipe.plan_path
     source = replace(
         parent.source,
@@ -145,9 +174,11 @@ def _inherited(recipe: Recipe, parent: Recipe) -> Recipe:
     return replace(
         parent,
         source=source,
+        task=recipe.task or parent.task,
         train={**parent.train, **recipe.train},
         export={**parent.export, **recipe.export},
         stages=recipe.stages,
+        whole=parent.whole or place,
     )
 
 
