@@ -64,6 +64,7 @@ def program_of(model: Model) -> Program:
     with quiet_torch():
         captured = exported.module(check_guards=False)
     module = plain(captured, exported.call_spec.out_spec)
+    name_by_first(module)
     inline_regions(module)
     drop_assertions(module)
     module.graph.eliminate_dead_code()
@@ -88,6 +89,19 @@ def plain(captured: nn.Module, out_spec: TreeSpec | None) -> GraphModule:
     assert isinstance(leaves, list | tuple), "an exported program returns a flat list"
     output.args = (_structure(_pytree.tree_unflatten(leaves, out_spec)),)
     return fx.GraphModule(captured, graph)
+
+
+def name_by_first(module: GraphModule) -> None:
+    """Of several names of one parameter, use the one that `named_parameters()` gives."""
+    every = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in every}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            node.target = names.get(str(node.target), node.target)
 
 
 def _structure(value: object) -> Argument:
