@@ -206,6 +206,37 @@ def test_a_list_of_split_sizes_is_mended() -> None:
     assert small.sizes == [2, 4]
 
 
+class Rest(nn.Module):
+    """A part and what is left of the whole, of which only the sum is kept; a multiple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 14, 1)
+        self.part, self.whole = 4, 14
+        self.third = 6
+        self.three = nn.Conv2d(4, 18, 1)
+        self.head = nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        """[N, 5, height, width]."""
+        left, right = self.stem(x).split([self.part, self.whole - self.part], dim=1)
+        n, _, height, width = x.shape
+        three = self.three(left).reshape(n, -1, 3 * self.third, height, width).sum(1)
+        q, k, v = three.chunk(3, dim=1)
+        return self.head(torch.cat([q * k + v, right], 1))
+
+
+@pytest.mark.parametrize("removed", [1, 3])
+def test_sums_and_parts_of_numbers_are_tried_where_the_plain_repair_fails(removed: int) -> None:
+    model = model_of(Rest(), IMAGES)
+    program = program_of(model)
+    structure = analyse(program)
+    counts = {group.name: removed for group in structure.free}
+    small: Any = keep_class(model, program, plan_for(program, structure, counts))
+
+    assert (small.part, small.whole, small.third) == (4 - removed, 14 - 2 * removed, 6 - removed)
+
+
 class Twice(nn.Module):
     """One depthwise layer under two names."""
 

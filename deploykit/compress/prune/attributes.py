@@ -62,8 +62,8 @@ def changes_of(old: Graph, new: Graph) -> dict[str, Changes]:
     found: dict[str, Changes] = {}
     for node in old.nodes:
         after = known.get(node.name)
-        if node.op != "call_function" or after is None:
-            continue
+        if node.op != "call_function" or after is None or packet_name(node) == "chunk":
+            continue  # a chunk's number is one of parts, and no size
         changes = found.setdefault(module_of(node), Changes())
         _compare(changes, (node.args, node.kwargs), (after.args, after.kwargs))
         _note_groups(found, node, after)
@@ -127,20 +127,36 @@ def repair(module: nn.Module, changes: Mapping[str, Changes], bold: Collection[s
     Args:
         module: with its new weights and its old attributes.
         changes: by the name of the module.
-        bold: names of classes where multiples and parts of a number that changed are
-            taken to change, too.
+        bold: names of classes where multiples, parts and sums of numbers that changed
+            are taken to change, too.
     """
-    # A module that is called from two places has two names; calls and weights may differ in them.
-    by_module: dict[nn.Module, Changes] = {}
-    for name, part in module.named_modules(remove_duplicate=False):
-        if name in changes:
-            by_module.setdefault(part, Changes()).join(changes[name])
+    by_module = _by_module(module, changes)
     steady = _steady(by_module)
     for part in module.modules():
         known = by_module.get(part, Changes())
         _repair_user(part, known, steady, bold=type(part).__name__ in bold)
         for attribute, value in _from_weights(part, known):
             setattr(part, attribute, value)
+
+
+def doubtful(module: nn.Module, changes: Mapping[str, Changes]) -> frozenset[str]:
+    """Names of classes in which a bold guess would change what `repair` leaves alone."""
+    return frozenset(
+        type(part).__name__
+        for part, known in _by_module(module, changes).items()
+        for _, value in _numbers(part)
+        for number in (value if isinstance(value, list | tuple) else [value])
+        if _renewed(number, known, bold=True) != _renewed(number, known, bold=False)
+    )
+
+
+def _by_module(module: nn.Module, changes: Mapping[str, Changes]) -> dict[nn.Module, Changes]:
+    """Changes by module. One that is called from two places has two names, noted apart."""
+    by_module: dict[nn.Module, Changes] = {}
+    for name, part in module.named_modules(remove_duplicate=False):
+        if name in changes:
+            by_module.setdefault(part, Changes()).join(changes[name])
+    return by_module
 
 
 _Place = tuple[type, str, int]
@@ -198,6 +214,9 @@ def _renewed(value: int, changes: Changes, *, bold: bool) -> int:
     if value in changes.numbers:
         return changes.numbers[value][0]
     if bold and value not in changes.same:
+        for old, new in changes.lists.items():  # a split into [part, whole - part]
+            if value == sum(old):
+                return sum(new)
         for factor in _MULTIPLES:
             if value % factor == 0 and value // factor in changes.numbers:
                 return factor * changes.numbers[value // factor][0]

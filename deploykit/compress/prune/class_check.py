@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from deploykit.compress.prune.attributes import changes_of, doubtful
 from deploykit.compress.prune.class_copy import smaller
 from deploykit.compress.prune.fold_scale import folded
 from deploykit.compress.prune.oracle import LIMIT
@@ -93,14 +94,17 @@ def class_agreement(
             worst = max(worst, found.difference or 0.0)
         return ClassAgreement(worst)
 
-    return bolder(attempt)
+    return bolder(attempt, doubtful(model.module, changes_of(program.module.graph, small.graph)))
 
 
-def bolder(attempt: Callable[[frozenset[str]], ClassAgreement]) -> ClassAgreement:
+def bolder(
+    attempt: Callable[[frozenset[str]], ClassAgreement], suspects: frozenset[str]
+) -> ClassAgreement:
     """Try with the plain repair of attributes, then with bolder guesses where it failed.
 
     Args:
         attempt: makes the class with bold guesses in some of its parts, and runs it.
+        suspects: names of classes where such a guess changes anything.
 
     Returns:
         The first that agrees, with what it took; else what became of the plain one.
@@ -115,7 +119,9 @@ def bolder(attempt: Callable[[frozenset[str]], ClassAgreement]) -> ClassAgreemen
         if found.agrees:
             return replace(found, bold=bold)
         first = first or found
-        suspect = next((name for name in found.failed_in if name not in bold), None)
+        # One that runs and is wrong does not say where.
+        places = found.failed_in if found.difference is None else sorted(suspects)
+        suspect = next((name for name in places if name in suspects - bold), None)
         if suspect is None:
             break
         bold |= {suspect}

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.attributes import changes_of, repair
+from deploykit.compress.prune.block_modules import blocks_as_modules, put_identities
 from deploykit.compress.prune.graph import attribute
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def smaller(
     # Wherever the module holds a tensor, tied or in a list, its copy holds the cut one; nothing
     # is copied only to be thrown away.
     made = copy.deepcopy(module, memo)
-    # Depth pruning: blocks that are gone become `nn.Identity` here, before attributes are mended.
+    put_identities(made, blocks_as_modules(program, small))
     repair(made, changes_of(program.module.graph, small.graph), bold)
     return made
 

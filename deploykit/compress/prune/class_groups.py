@@ -86,7 +86,7 @@ class _Search:
         if not self._blind:
             return self.agree(groups)
         return _first_failure(
-            runs(self.model, self._empty, self._plan(groups, digit)) for digit in (0, 1)
+            runs(self.model, self._empty, self._plan(groups, digit)) for digit in _digits(groups)
         )
 
     def agree(self, groups: Groups) -> ClassAgreement:
@@ -94,7 +94,7 @@ class _Search:
         if self._wide is None:
             self._wide = lively(self.program, self.seed)
         wide = self._wide
-        smalls = (cut(wide, self._plan(groups, digit)).eval() for digit in (0, 1))
+        smalls = (cut(wide, self._plan(groups, digit)).eval() for digit in _digits(groups))
         return _first_failure(
             class_agreement(self.model, self.program, small, self.seed) for small in smalls
         )
@@ -121,6 +121,12 @@ class _Search:
         """Note why groups are left alone; the first reason is the plainest."""
         for group in groups:
             self.reasons.setdefault(group.name, found.reason)
+
+
+def _digits(groups: Groups) -> tuple[int, ...]:
+    """The digits that tell groups apart: one does for as many as have choices of their own."""
+    fewest = min((group.channels for group in groups), default=0)
+    return (0,) if len(groups) <= (_MOST - _LEAST) * fewest else (0, 1)
 
 
 def _first_failure(found: Iterable[ClassAgreement]) -> ClassAgreement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from deploykit.compress.prune.attributes import changes_of, doubtful
 from deploykit.compress.prune.class_check import ClassAgreement, batches, bolder, running
 from deploykit.compress.prune.class_copy import smaller
 from deploykit.compress.prune.cut import cut
@@ -62,7 +63,7 @@ def runs(model: Model, empty: Program, plan: Plan) -> ClassAgreement:
     def attempt(bold: frozenset[str]) -> ClassAgreement:
         return _run(model, smaller(model, empty, small, rest=without_data, bold=bold).eval())
 
-    return bolder(attempt)
+    return bolder(attempt, doubtful(model.module, changes_of(empty.module.graph, small.graph)))
 
 
 def _run(model: Model, module: nn.Module) -> ClassAgreement:
