@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from deploykit.compress.prune.analyse import analyse
+from deploykit.compress.prune.block_modules import blocks_as_modules
 from deploykit.compress.prune.blocks import blocks_of
 from deploykit.compress.prune.bypass import Shallow, after_blocks, without_blocks
 from deploykit.compress.prune.cut import compose, cut, plan_of
 from deploykit.compress.prune.graph import program_of
+from deploykit.compress.prune.keep_class import CannotKeepClassError, keep_class
 from deploykit.compress.prune.oracle import agreement
 from deploykit.compress.prune.plan import Plan
 from deploykit.core.errors import BadInputError
@@ -430,3 +432,45 @@ def test_cuts_of_what_went_with_a_later_block_are_left_out() -> None:
 def test_a_block_that_is_named_twice_is_refused() -> None:
     with pytest.raises(BadInputError, match=r"^layer1\.0 is named twice"):
         cut(program_of(resnet()), Plan(blocks=("layer1.0", "layer1.0")))
+
+
+def test_nodes_keep_their_names() -> None:
+    program = program_of(transformer())
+    rest = without_blocks(program, ["blocks.0.attn", "blocks.2.mlp"])
+    names = [node.name for node in rest.module.graph.nodes]
+
+    whole = [node.name for node in program.module.graph.nodes]
+    assert names == [name for name in whole if name in names]
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "modules"),
+    [
+        (resnet, ("layer1.1", "layer2.2"), ("layer1.1", "layer2.2")),
+        (resnet, ("layer1.0", "layer1.1"), ("layer1",)),
+        (transformer, ("blocks.1.attn", "blocks.1.mlp"), ("blocks.1",)),
+    ],
+)
+def test_whole_modules_become_identities_of_the_own_class(
+    model: Callable[[], Model], names: tuple[str, ...], modules: tuple[str, ...]
+) -> None:
+    given = model()
+    program = program_of(given)
+    plan = Plan(blocks=names)
+
+    own = keep_class(given, program, plan)
+
+    small = cut(program, plan)
+    assert blocks_as_modules(program, small) == modules
+    assert type(own) is type(given.module)
+    assert all(isinstance(own.get_submodule(name), nn.Identity) for name in modules)
+    feed = torch.randn(3, *[int(str(s)) for s in given.inputs[0].shape[1:]])
+    assert torch.allclose(own(feed.clone()), small(feed.clone()), atol=1e-6)
+    assert not any(name.startswith(modules) for name in own.state_dict())
+
+
+def test_half_a_layer_is_no_identity_and_the_class_is_refused() -> None:
+    given = transformer()
+
+    with pytest.raises(CannotKeepClassError, match=r"^Transformer cannot be cut as the graph is"):
+        keep_class(given, program_of(given), Plan(blocks=("blocks.1.attn",)))
