@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploykit.cli.fields import Said, given_of, options_of
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
-from deploykit.compress.prune.options import AUTO, BLOCK_CRITERIA, COUNTED, CRITERIA, HEADS, SCOPES
+from deploykit.compress.prune.options import (
+    AUTO,
+    BLOCK_CRITERIA,
+    COUNTED,
+    CRITERIA,
+    HEADS,
+    SCOPES,
+    PruneOptions,
+)
 from deploykit.compress.prune.structure import Exactness
+from deploykit.flow.prune_loop import PruneLoop
+from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
     from deploykit.core.types import Option
@@ -25,60 +36,39 @@ Examples:
 _MOST_REFUSED = 8
 
 
-def _pruning_options(function: click.decorators.FC) -> click.decorators.FC:
-    """Options that become fields of `PruneOptions`."""
-    options = (
-        click.option("--ratio", type=float, help="Share that goes, such as 0.5.  [default: 0.5]"),
-        click.option("--of", type=click.Choice(COUNTED), help="What it is of.  [default: macs]"),
-        click.option("--criterion", type=click.Choice(CRITERIA), help="Importance.  [default: l2]"),
-        click.option(
-            "--scope", type=click.Choice(SCOPES), help="Which channels compete.  [default: global]"
-        ),
-        click.option(
-            "--exclude", multiple=True, help="Layers that stay whole, such as 'layer1.*'."
-        ),
-        click.option(
-            "--align", help="Kept channels are multiples of it; auto measures.  [default: auto]"
-        ),
-        click.option(
-            "--heads",
-            type=click.Choice(HEADS),
-            help="Attention: narrow each head, or take heads.  [default: within]",
-        ),
-        click.option(
-            "--exactness",
-            type=click.Choice([level.value for level in Exactness]),
-            help="The least exact groups that are cut.  [default: approximate]",
-        ),
-        click.option("--depth", type=float, help="Blocks that go first, or a share.  [default: 0]"),
-        click.option(
-            "--depth-by",
-            type=click.Choice((AUTO, *BLOCK_CRITERIA)),
-            help="How much a block is needed.  [default: auto]",
-        ),
-        click.option("--max-ratio", type=float, help="Most of one group.  [default: 0.9]"),
-        click.option("--samples", type=int, help="For criteria that need data.  [default: 256]"),
-        click.option("--seed", type=int, help="Of pruning and training.  [default: 0]"),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _tuning_options(function: click.decorators.FC) -> click.decorators.FC:
-    """Options that become fields of `TrainOptions`."""
-    options = (
-        click.option("--epochs", type=int, help="Of a round.  [default: a quarter of [train]'s]"),
-        click.option("--learning-rate", type=float, help="[default: half of [train]'s]"),
-        click.option("--batch-size", type=int, help="Of training.  [default: [train]'s]"),
-        click.option("--patience", type=int, help="Epochs without gain before it stops."),
-        click.option(
-            "--no-finetune", "finetune", flag_value=False, default=True, help="Cut and leave it."
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+_PRUNING = {
+    "ratio": Said("Share that goes, such as 0.5."),
+    "of": Said("What it is of.", COUNTED),
+    "criterion": Said("Importance.", CRITERIA),
+    "scope": Said("Which channels compete.", SCOPES),
+    "exclude": Said("Layers that stay whole, such as 'layer1.*'; may be given again."),
+    "align": Said("Kept channels are multiples of it; auto measures."),
+    "heads": Said("Attention: narrow each head, or take heads.", HEADS),
+    "exactness": Said(
+        "The least exact groups that are cut.", tuple(level.value for level in Exactness)
+    ),
+    "depth": Said("Blocks that go first, or a share."),
+    "depth_by": Said("How much a block is needed.", (AUTO, *BLOCK_CRITERIA)),
+    "max_ratio": Said("Most of one group."),
+    "samples": Said("For criteria that need data."),
+    "seed": Said("Of pruning and training."),
+}
+_LOOP = {
+    "latency": Said("Prune to 0.6x of the latency, or to 4ms, in place of a ratio."),
+    "rounds": Said("Cut and recover so often."),
+    "max_drop": Said("Points of accuracy on --val that may be lost."),
+    "finetune": Said("Cut and leave it."),
+    "measure": Said("Take no latencies at all."),
+    "batch": Said("Of the measurement.", default="the smallest"),
+    "threads": Said("Of the measurement."),
+    "check": Said("Prove the cut in float64."),
+}
+_TUNING = {
+    "epochs": Said("Of training, a round.", default="a quarter of [train]'s"),
+    "learning_rate": Said("The highest.", default="half of [train]'s"),
+    "batch_size": Said("Of training.", default="[train]'s"),
+    "patience": Said("Epochs without gain before it stops.", default="[train]'s"),
+}
 
 
 @click.command("prune", epilog=_EXAMPLES)
@@ -88,21 +78,13 @@ def _tuning_options(function: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option("--weights", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file.")
 @click.option("--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".')
-@click.option("--latency", default="", help="Prune to 0.6x of the latency, or to 4ms.")
-@_pruning_options
-@click.option("--rounds", type=int, default=1, show_default=True, help="Cut and recover so often.")
-@click.option("--max-drop", type=float, help="Points of accuracy on --val that may be lost.")
+@options_of(PruneOptions, _PRUNING)
+@options_of(PruneLoop, _LOOP)
+@options_of(TrainOptions, _TUNING)
 @click.option("--train", default="", help="Data to fine-tune on.")
 @click.option("--val", default="", help="Data that drives every choice.")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
 @click.option("--metric", default="", help="top-1, top-5, mae or module:callable.")
-@_tuning_options
-@click.option("--batch", type=click.IntRange(min=1), help="Of the measurement.  [default: 1]")
-@click.option("--threads", type=click.IntRange(min=1), help="Of the measurement.")
-@click.option(
-    "--no-measure", "measure", flag_value=False, default=True, help="Take no latencies at all."
-)
-@click.option("--check", is_flag=True, help="Prove the cut in float64.")
 @click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
 @click.option("--overwrite", is_flag=True, help="Replace a pruned network that is there.")
 @json_option
@@ -112,6 +94,12 @@ def command(
     output: Path | None,
     weights: Path | None,
     inputs: tuple[str, ...],
+    train: str,
+    val: str,
+    evaluation: str,
+    metric: str,
+    trust: bool,
+    overwrite: bool,
     as_json: bool,
     quiet: bool,
     **given: Option,
@@ -133,21 +121,18 @@ def command(
     from deploykit.load.inputs import parse_inputs
     from deploykit.load.sources import Source
 
-    changes = _given(given, _CHANGES)
-    tuning = _given(given, _TUNING)
     fallback = default_output(source)
     request = PruneRequest(
-        source=Source(
-            source,
-            weights=weights,
-            inputs=parse_inputs(inputs),
-            trust=bool(given["trust"]),
-        ),
+        source=Source(source, weights=weights, inputs=parse_inputs(inputs), trust=trust),
         out=output or fallback.with_name(f"{fallback.name}-pruned"),
-        changes=changes,
-        tuning=tuning,
-        eval=str(given["evaluation"]),
-        **{name: given[name] for name in _PLAIN},  # type: ignore[arg-type]  # click has checked
+        changes=given_of(given, _PRUNING),
+        tuning=given_of(given, {**_TUNING, "seed": _PRUNING["seed"]}),
+        train=train,
+        val=val,
+        eval=evaluation,
+        metric=metric,
+        overwrite=overwrite,
+        **given_of(given, _LOOP),  # type: ignore[arg-type]  # of the fields' own types
     )
     with progress(quiet or as_json) as tell:
         result = run_prune(request, tell)
@@ -159,21 +144,6 @@ def command(
         _print(result)
     if any(check.verdict is not Verdict.PASSED for check in result.report.checks):
         raise click.exceptions.Exit(1)
-
-
-_CHANGES = (
-    "ratio", "of", "criterion", "scope", "exclude", "align", "heads", "exactness", "max_ratio",
-    "samples", "seed", "depth", "depth_by",
-)  # fmt: skip
-_TUNING = ("epochs", "learning_rate", "batch_size", "patience", "seed")
-_PLAIN = (
-    "latency", "rounds", "max_drop", "train", "val", "metric", "finetune", "measure", "batch",
-    "threads", "check", "overwrite",
-)  # fmt: skip
-
-
-def _given(given: dict[str, Option], names: tuple[str, ...]) -> dict[str, Option]:
-    return {name: given[name] for name in names if given[name] not in (None, ())}
 
 
 def _print(result: PruneResult) -> None:

@@ -15,7 +15,7 @@ from deploykit.core.progress import Progress, silent
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.folders import check_free
 from deploykit.flow.prune_depth import depth_evidence
-from deploykit.flow.prune_request import LatencyAim, PruneRequest
+from deploykit.flow.prune_loop import LatencyAim
 from deploykit.flow.prune_tune import judgeable, training_data, tuning_of
 from deploykit.flow.prune_work import OURS, PruneResult, Work
 from deploykit.flow.rebuild import load_model
@@ -30,6 +30,7 @@ from deploykit.load.sources import check_form, resolve
 if TYPE_CHECKING:
     from deploykit.compress.prune.evidence import Evidence
     from deploykit.core.types import Model
+    from deploykit.flow.prune_request import PruneRequest
     from deploykit.load.data import Data
 
 __all__ = ["PruneResult", "run_prune"]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.types import TensorSpec
     from deploykit.flow.prune_latency import SideBySide
+    from deploykit.flow.prune_loop import LatencyAim
     from deploykit.flow.prune_record import BlockRow, Size
-    from deploykit.flow.prune_request import LatencyAim
     from deploykit.flow.prune_rounds import Stand
 
 _CLOSEST = "this is the closest that the limits allow"

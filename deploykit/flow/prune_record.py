@@ -6,6 +6,7 @@ from collections.abc import Mapping  # noqa: TC003  (msgspec reads the annotatio
 from dataclasses import dataclass
 
 from deploykit.core.records import Schema
+from deploykit.core.report import Check  # noqa: TC001  (likewise)
 from deploykit.core.types import Option  # noqa: TC001  (likewise)
 
 PRUNING = Schema("deploykit/pruning")
@@ -109,6 +110,7 @@ class Pruning:
         options: how it was pruned, by name.
         align: multiples that kept channels were rounded to, and how they were found.
         blocks: residual blocks of the network that was given, where some were to go.
+        checks: latency, what is left, accuracy before and after: what report.json says as well.
     """
 
     aim: str
@@ -119,3 +121,4 @@ class Pruning:
     options: Mapping[str, Option]
     align: str = ""
     blocks: tuple[BlockRow, ...] = ()
+    checks: tuple[Check, ...] = ()

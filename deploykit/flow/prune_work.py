@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from deploykit.core.report import Check
     from deploykit.core.types import Model
     from deploykit.flow.prune_latency import SideBySide
+    from deploykit.flow.prune_loop import LatencyAim
     from deploykit.flow.prune_record import Pruning
-    from deploykit.flow.prune_request import LatencyAim, PruneRequest
+    from deploykit.flow.prune_request import PruneRequest
     from deploykit.flow.prune_size import Network
     from deploykit.flow.prune_tune import Tuning
     from deploykit.load.sources import Source
@@ -162,7 +163,7 @@ class Work:
         pruning = pruning_of(
             structure, stand, size, self.options, asked=self._asked, align=align, blocks=base.blocks
         )
-        return self._write(folder, stand, pruning, tuple(checks))
+        return self._write(folder, stand, replace(pruning, checks=tuple(checks)))
 
     def _rounds_done(
         self,
@@ -300,13 +301,11 @@ class Work:
             return plan
         return compose(records.load(self.source.plan, Earlier, PLAN), plan)
 
-    def _write(
-        self, folder: Path, stand: Stand, pruning: Pruning, checks: tuple[Check, ...]
-    ) -> PruneResult:
+    def _write(self, folder: Path, stand: Stand, pruning: Pruning) -> PruneResult:
         from deploykit.compress.prune.plan import PLAN
         from deploykit.load.modules import state_digest
 
-        report = Report(state_digest(stand.model.module), checks)
+        report = Report(state_digest(stand.model.module), pruning.checks)
         save_weights(folder / WEIGHTS_NAME, stand.model)
         records.save(folder / PLAN_NAME, self._whole_plan(stand.plan), PLAN)
         records.save(folder / PRUNING_NAME, pruning, PRUNING)

@@ -96,7 +96,8 @@ def _check_passed(out: Path) -> None:
 def _request(stage: Mapping[str, Option], source: Source, out: Path) -> PruneRequest:
     """Sort the keys of a stage to the options that they belong to."""
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.flow.prune_request import PruneLoop, PruneRequest
+    from deploykit.flow.prune_loop import PruneLoop
+    from deploykit.flow.prune_request import PruneRequest
     from deploykit.train.options import TrainOptions
 
     table = {key: value for key, value in stage.items() if key != "name"}

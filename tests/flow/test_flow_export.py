@@ -295,13 +295,13 @@ def test_ctrl_c_leaves_nothing(project: Path) -> None:
 
 
 def _stage(recipe: str) -> str:
-    return recipe + '[[stages]]\nname = "prune"\n'
+    return recipe + '[[stages]]\nname = "prone"\n'
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_stage, "there is no stage 'prune' in deploykit "),
+        (_stage, "there is no stage 'prone' in deploykit "),
         (lambda text: text + "[export]\nopst = 3\n", "[export]: unknown key 'opst'; did you mean"),
         (lambda text: text + "[export]\nopset = 3\n", "opset must be from 18 to 25, not 3"),
         (
