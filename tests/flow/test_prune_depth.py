@@ -176,7 +176,7 @@ def test_what_cannot_be_done_is_told(
     changes: dict[str, Option], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadInputError, match=message):
-        prune(tmp_path, **changes)
+        prune(tmp_path, **changes)  # type: ignore[arg-type]  # names of options only
 
 
 def test_a_network_without_blocks_is_told(tmp_path: Path) -> None:
