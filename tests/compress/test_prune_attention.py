@@ -102,7 +102,7 @@ def rotary_halves(m: Any, x: Tensor) -> Any:
 def rotary_pairs(m: Any, x: Tensor) -> Any:
     """The same with neighbours turning against each other, and constants from buffers."""
 
-    def turned(t: Tensor) -> Tensor:
+    def turned(t: Tensor) -> Any:
         return t * m.cos + torch.stack([-t[..., 1::2], t[..., ::2]], -1).flatten(-2) * m.sin
 
     q, k, v = packed(m, x)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import deploykit.runtimes  # noqa: F401 - before onnxruntime: switches telemetry off
 from deploykit.compress.prune.analyse import analyse
 from deploykit.compress.prune.cut import cut, plan_of
 from deploykit.compress.prune.graph import program_of
@@ -165,8 +166,6 @@ def _check_onnx(module: nn.Module, written: Exported, specs: tuple[TensorSpec, .
     """ONNX Runtime gives what the cut graph does, at sizes that it was not captured with."""
     from onnxruntime import InferenceSession
 
-    import deploykit.runtimes  # noqa: F401 - before onnxruntime: switches telemetry off
-
     session = InferenceSession(written.artifact.model_path)
     for size in (9, 12):
         feeds = synthetic_feeds(specs, dict.fromkeys(dims_of(specs), size), 0)
@@ -252,7 +251,7 @@ def test_a_parameter_without_a_rule_is_named(prune: Prune) -> None:
 def test_cutting_twice_is_cutting_what_was_left() -> None:
     """The cut graph is a network like any other: captured, analysed and cut again."""
     torch.manual_seed(0)
-    module = nn.Sequential(
+    module: nn.Module = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Flatten(),
         nn.Linear(288, 5),
     ).eval()  # fmt: skip

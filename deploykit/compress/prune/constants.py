@@ -27,12 +27,16 @@ _LARGEST = 1 << 26  # elements
 def fold_constants(module: GraphModule, names: frozenset[str] = frozenset()) -> None:
     """Replace each constant part of the graph by buffers with its value; changes the module.
 
-    Each user gets a buffer of its own: what one loses to a cut, another may keep. Tensors of
-    these names stay as they are.
+    Each user gets a buffer of its own: what one loses to a cut, another may keep.
+
+    Args:
+        module: a graph.
+        names: of tensors that are saved with the network. They keep their names, and real
+            numbers among them are no constants: others may be loaded.
     """
     import torch
 
-    constant = _constant(module)
+    constant = _constant(module, names)
     values: dict[Node, Any] = {}
     with torch.no_grad(), quiet_torch():
         for node in module.graph.nodes:
@@ -88,15 +92,16 @@ def is_written(node: Node) -> bool:
     return any(writes(user) or (_shares(user) and is_written(user)) for user in node.users)
 
 
-def _constant(module: GraphModule) -> set[Node]:
+def _constant(module: GraphModule, names: frozenset[str]) -> set[Node]:
     """Nodes whose values are the same in every call."""
     import torch
 
-    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    variable = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    variable |= {n for n, b in module.named_buffers() if n in names and b.is_floating_point()}
     found: set[Node] = set()
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            if node.target not in parameters:
+            if node.target not in variable:
                 found.add(node)
         elif node.op == "call_function" and (_creates(node) or _only(node, found)):
             value = node.meta.get("val")

@@ -107,7 +107,7 @@ def in_float64(program: Program, seed: int) -> Program:
 
     rng = torch.Generator().manual_seed(seed)
     tensors = {
-        name: _doubled(tensor, rng, variance="var" in name.rpartition(".")[2])
+        name: _doubled(tensor, rng)
         if name in program.names
         else tensor.double() if tensor.is_floating_point() else tensor
         for name, tensor in program.tensors.items()
@@ -122,8 +122,11 @@ def in_float64(program: Program, seed: int) -> Program:
     return replace(program, module=module, shapes=shapes, tensors=tensors)
 
 
-def _doubled(tensor: Tensor, rng: torch.Generator, *, variance: bool) -> Tensor:
-    """Vectors anew, so that norms and layer scales do something; matrices as they are."""
+def _doubled(tensor: Tensor, rng: torch.Generator) -> Tensor:
+    """Vectors anew, so that norms and layer scales do something; matrices as they are.
+
+    What was positive stays so: variances and temperatures.
+    """
     import torch
 
     if not tensor.is_floating_point():
@@ -131,7 +134,7 @@ def _doubled(tensor: Tensor, rng: torch.Generator, *, variance: bool) -> Tensor:
     new = tensor.detach().double()
     if tensor.dim() <= 1 or bool((tensor == 0).all()) or bool((tensor == 1).all()):
         new = torch.rand(tensor.shape, generator=rng, dtype=torch.float64)
-        new = new + 0.5 if variance else new * 1.5 - 0.5
+        new = new + 0.5 if bool((tensor > 0).all()) else new * 1.5 - 0.5
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(new, requires_grad=tensor.requires_grad)
     return new
