@@ -65,7 +65,9 @@ def changes_of(old: Graph, new: Graph) -> dict[str, Changes]:
         if node.op != "call_function" or after is None or packet_name(node) == "chunk":
             continue  # a chunk's number is one of parts, and no size
         changes = found.setdefault(module_of(node), Changes())
-        _compare(changes, (node.args, node.kwargs), (after.args, after.kwargs))
+        for a, b in zip(node.args, after.args, strict=False):  # defaults may have been added
+            _compare(changes, a, b)
+        _compare(changes, node.kwargs, after.kwargs)
         _note_groups(found, node, after)
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.attributes import changes_of, doubtful
 from deploykit.compress.prune.class_check import ClassAgreement, batches, bolder, running
-from deploykit.compress.prune.class_copy import smaller
+from deploykit.compress.prune.class_copy import smaller, tensor_of
 from deploykit.compress.prune.cut import cut
 from deploykit.load.quiet import quiet_torch
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def weightless(program: Program) -> Program:
-    """The program with real numbers on the meta device; what shares memory still does."""
+    """The program with weights on the meta device; what shares memory still does.
+
+    Constants keep their values, which the analysis looks at.
+    """
     from torch import fx
 
     from deploykit.compress.prune.cut import copied
@@ -28,7 +31,7 @@ def weightless(program: Program) -> Program:
     first: dict[tuple[int, object], Tensor] = {}
     tensors = {
         name: first.setdefault((t.data_ptr() or id(t), t.shape), without_data(t))
-        if t.is_floating_point()
+        if name in program.names and t.is_floating_point()
         else t
         for name, t in program.tensors.items()
     }
@@ -60,8 +63,15 @@ def runs(model: Model, empty: Program, plan: Plan) -> ClassAgreement:
     """
     small = cut(empty, plan).eval()
 
+    constants = {
+        name: without_data(tensor)
+        for name in empty.tensors.keys() - empty.names
+        if (tensor := tensor_of(small, name)) is not None and tensor.is_floating_point()
+    }
+
     def attempt(bold: frozenset[str]) -> ClassAgreement:
-        return _run(model, smaller(model, empty, small, rest=without_data, bold=bold).eval())
+        made = smaller(model, empty, small, rest=without_data, bold=bold, folded=constants)
+        return _run(model, made.eval())
 
     return bolder(attempt, doubtful(model.module, changes_of(empty.module.graph, small.graph)))
 
