@@ -106,6 +106,13 @@ def _channel_shuffle(call: Call) -> Value:
     return reshape(call.trace, turned, call.shape, f"{call.node.name}/turned")
 
 
+def _rewrite_shuffle(edit: Edit) -> None:
+    """Whole groups may have gone, or the same channels of each."""
+    value, groups = edit.value(edit.arg("self")), edit.arg("groups")
+    if edit.shrinks(value, 1):
+        edit.set("groups", int(edit.keeps(value, 1).reshape(groups, -1).any(axis=1).sum()))
+
+
 RULES = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten"),
                     Rule(_reshape, _rewrite_sizes)),
@@ -114,5 +121,5 @@ RULES = {
     "squeeze": Rule(_reshape, _rewrite_squeeze),
     "pixel_shuffle": Rule(_pixel_shuffle),
     "pixel_unshuffle": Rule(_pixel_unshuffle),
-    "channel_shuffle": Rule(_channel_shuffle),
+    "channel_shuffle": Rule(_channel_shuffle, _rewrite_shuffle),
 }  # fmt: skip
