@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.cut import compose, cut, plan_of
+from deploykit.compress.prune.cut import compose, cut, plan_of, without
 from deploykit.compress.prune.graph import Program, program_of
 from deploykit.compress.prune.oracle import agreement
 from deploykit.compress.prune.plan import PLAN, Cut, Plan
@@ -129,6 +129,18 @@ def test_a_plan_of_another_network(program: Program, part: Cut, says: str) -> No
         cut(program, Plan((part,)))
 
     assert str(raised.value).startswith(says)
+
+
+def test_a_plan_without_some_of_its_groups(
+    program: Program, structure: Structure, plan: Plan
+) -> None:
+    removed = {group.name: np.arange(0, group.channels, 2) for group in structure.free}
+    first = structure.free[0].name
+    rest = {name: channels for name, channels in removed.items() if name != first}
+
+    assert without(plan, structure, [first]) == plan_of(structure, rest, sizes(program))
+    assert without(plan, structure, list(removed)) == Plan()
+    assert without(plan, structure, []) == plan
 
 
 def test_an_empty_plan_is_the_network(program: Program) -> None:
