@@ -68,7 +68,8 @@ class Planner:
         share = self.aim.share_of(whole_ns)
         if share >= 1:
             raise BadInputError(
-                f"the network takes {whole_ns / 1e6:.3g} ms, within {self.aim.text} already"
+                f"the network takes {whole_ns / 1e6:.3g} ms, within {self.aim.text} already: ask "
+                "for less time"
             )
         return share
 
@@ -83,14 +84,14 @@ class Planner:
         scores = self.scores()
         return lambda left: self.cutting.selection(network, scores, 1 - left, cost=cost)
 
-    def _try_out(self, selection: Selection) -> SideBySide:
+    def _try_out(self, selection: Selection, *, careful: bool) -> SideBySide:
         from deploykit.compress.prune.cut import cut, plan_of
 
         program = self.network.program
         shapes = {name: tuple(t.shape) for name, t in program.tensors.items()}
         plan = plan_of(self.network.structure, selection.removed, shapes)
         small = replace(self.network.model, module=cut(program, plan).eval())
-        return self.bench.compare(self.whole, self.bench.exported(small, "part"))
+        return self.bench.compare(self.whole, self.bench.exported(small, "part"), careful=careful)
 
 
 def read_counts(folder: Path) -> dict[str, int]:
