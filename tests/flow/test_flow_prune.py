@@ -183,10 +183,11 @@ def test_what_leaves_everything_whole_is_no_pruning(prune: Prune, nets: Path) ->
 def test_too_much_lost_is_not_handed_over(prune: Prune, nets: Path) -> None:
     metric = nets / "metric.py"
     metric.write_text(  # worse and worse, whatever the network says
-        "import numpy as np\ncalls = []\n"
+        "import numpy as np\nfrom pathlib import Path\n"
         "def score(outputs, labels):\n"
-        "    calls.append(1)\n"
-        "    return np.full(len(labels), 1 / len(calls))\n"
+        "    with Path(__file__).with_suffix('.calls').open('a+') as file:\n"
+        "        file.write('x')\n"
+        "        return np.full(len(labels), 1 / file.tell())\n"
     )
     text = f"{metric}:score"
     with pytest.raises(CheckFailedError) as caught:
@@ -196,6 +197,7 @@ def test_too_much_lost_is_not_handed_over(prune: Prune, nets: Path) -> None:
         "or for more rounds or epochs; nothing was written"
     )
     metric.unlink()
+    metric.with_suffix(".calls").unlink()
     assert nothing_made(nets)
 
 
@@ -265,14 +267,11 @@ def test_training_needs_classes(
 def test_an_output_that_is_there_is_left_alone(prune: Prune, nets: Path) -> None:
     folder = prune().folder
     before = (folder / "plan.json").read_bytes()
+    strange = "holds files that are no deploykit artifact (.deploykit, net.py, out)"
     for out, words in (
-        ("out", " exists already: add --overwrite, or give another --output"),
-        ("net.py", " is a file: give a folder with --output"),
-        (
-            ".",
-            " holds files that are no deploykit artifact (.deploykit, net.py, out): give "
-            "another --output",
-        ),
+        ("out", "exists already: add --overwrite, or give another --output"),
+        ("net.py", "is a file: give a folder with --output"),
+        (".", f"{strange}: give another --output"),
     ):
         with pytest.raises(BadInputError) as caught:
             prune(out, changes={"ratio": 0.2})
@@ -310,10 +309,11 @@ def test_other_data_or_options_are_not_taken_from_the_cache(prune: Prune) -> Non
         {"tuning": {"epochs": 1, "batch_size": 32, "learning_rate": 0.01}},
         {"tuning": {"epochs": 1, "batch_size": 32, "learning_rate": 0.05, "seed": 4}},
     )
+    limit: dict[str, object] = {"max_drop": 90.0}
     said: list[str] = []
-    for number, other in enumerate((*others, {"max_drop": 90.0})):
+    for number, other in enumerate((*others, limit)):
         said.clear()
-        asked: dict[str, Any] = TUNED | other
+        asked: dict[str, Any] = {**TUNED, **other}
         prune(f"{number}", **asked, progress=lambda text, _: said.append(text))
         trained = any(text.startswith("epoch 1/1: ") for text in said)
         assert trained == (other in others)  # a limit changes nothing of the work itself
