@@ -47,6 +47,7 @@ _PRUNING = {
     "exactness": Said(
         "The least exact groups that are cut.", tuple(level.value for level in Exactness)
     ),
+    "keep_class": Said("Cut only what the class of SOURCE can express, and keep the class."),
     "depth": Said("Blocks that go first, or a share."),
     "depth_by": Said("How much a block is needed.", (AUTO, *BLOCK_CRITERIA)),
     "max_ratio": Said("Most of one group."),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from deploykit import __version__
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.types import Step
-from deploykit.load.capture import capture, example_sizes
 from deploykit.export.translate import clean, translate
 from deploykit.export.write import write_artifact
 from deploykit.load.calls import named_outputs, run_module
+from deploykit.load.capture import capture, example_sizes
 from deploykit.load.synthetic import synthetic_feeds
 
 if TYPE_CHECKING:

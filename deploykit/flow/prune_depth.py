@@ -125,7 +125,7 @@ def shallower(rounds: Rounds, base: Base, evidence: Evidence | None) -> Base:
 
     rounds.progress(f"without {len(removed)} of {len(blocks)} residual blocks", None)
     stand = rounds.step(base.stand, program, ("depth", removed), step)
-    rest = network_of(stand.model, options.heads)
+    rest = network_of(stand.model, options)
     ratio = _still_to_cut(options, size_of(program), size_of(rest.program))
     return Base(stand, rest, chosen.rows, ratio, done=ratio <= 0)
 

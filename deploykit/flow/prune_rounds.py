@@ -12,14 +12,12 @@ from deploykit.core import records
 from deploykit.core.records import Schema
 from deploykit.flow.cache import Cache, key_of
 from deploykit.flow.prune_record import PLAN_NAME, WEIGHTS_NAME, RoundRow, Size
-from deploykit.flow.prune_size import counted, network_of, shapes_of, size_of
+from deploykit.flow.prune_size import counted, network_of, shapes_of, size_of, smaller
 from deploykit.flow.prune_tune import judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from torch import nn
 
     from deploykit.check.accuracy import Accuracy
     from deploykit.compress.prune.evidence import Evidence
@@ -219,7 +217,7 @@ class Rounds:
         network = way.start
         if number:
             self.progress(f"round {number + 1} of {way.rounds}: analysing", None)
-            network = network_of(stand.model, self.cutting.options.heads)
+            network = network_of(stand.model, self.cutting.options)
         name = ("round", number, way.rounds, self.cutting.kept)
         try_out = way.try_out if number + 1 == way.rounds else None
         return self.step(
@@ -243,25 +241,27 @@ class Rounds:
             choose: what goes of the network as it is, and what is left then.
             try_out: told what is about to be trained; it may refuse.
         """
-        from deploykit.compress.prune.cut import compose, cut
+        from deploykit.compress.prune.cut import compose
         from deploykit.load.modules import state_digest
 
         key = key_of(self.key, *name, state_digest(stand.model.module))
-        made: list[nn.Module] = []  # in this process: not cut again to be read
+        keep_class = self.cutting.options.keep_class
+        made: list[Model] = []  # in this process: not cut again to be read
 
         def make(folder: Path) -> None:
             plan, size = choose()
-            module = cut(program, plan).eval()
-            made.append(module)
-            small = replace(stand.model, module=module)
+            small = smaller(stand.model, program, plan, keep_class=keep_class)
+            made.append(small)
             if self.tuning is not None and try_out is not None:
                 try_out(small)
             self._finish(folder, small, compose(stand.plan, plan), size)
 
         (plan, weights, row), _ = self.cache.get_or_make(key, make, _read)
-        module = made[0] if made else cut(program, _rest(plan, stand.plan)).eval()
-        module.load_state_dict(weights)
-        model = replace(stand.model, module=module)
+        if not made:
+            rest = _rest(plan, stand.plan)
+            made.append(smaller(stand.model, program, rest, keep_class=keep_class))
+        (model,) = made
+        model.module.load_state_dict(weights)
         if self.val is None:
             return Stand(model, plan, (*stand.rows, row))
         found = judged(model, self.val, self.metric, self.progress)

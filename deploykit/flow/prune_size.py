@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -31,17 +31,41 @@ class Network:
     structure: Structure
 
 
-def network_of(model: Model, heads: str) -> Network:
-    """Capture and analyse.
+def network_of(model: Model, options: PruneOptions) -> Network:
+    """Capture and analyse; groups that the class cannot express are locked where it is kept.
 
     Raises:
         BadInputError: it cannot be captured; the message has the reason and the place.
     """
     from deploykit.compress.prune.analyse import analyse
+    from deploykit.compress.prune.class_groups import agreeing_groups
     from deploykit.compress.prune.graph import program_of
 
     program = program_of(model)
-    return Network(model, program, analyse(program, heads))
+    structure = analyse(program, options.heads)
+    if options.keep_class:
+        structure = agreeing_groups(model, program, structure, options.seed)
+    return Network(model, program, structure)
+
+
+def smaller(model: Model, program: Program, plan: Plan, *, keep_class: bool) -> Model:
+    """The network without what a plan removes, as a graph or of its own class.
+
+    Args:
+        model: not changed.
+        program: of it.
+        plan: what is removed.
+        keep_class: whether the class is kept.
+
+    Raises:
+        BadInputError: the plan does not fit the network.
+        CannotKeepClassError: the class cannot express it.
+    """
+    from deploykit.compress.prune.cut import cut
+    from deploykit.compress.prune.keep_class import keep_class as of_its_class
+
+    module = of_its_class(model, program, plan) if keep_class else cut(program, plan)
+    return replace(model, module=module.eval())
 
 
 def shapes_of(program: Program) -> dict[str, tuple[int, ...]]:

@@ -122,7 +122,7 @@ class Work:
     def run(self) -> PruneResult:
         """All of it, into a folder that appears when it is done."""
         self.progress("analysing", None)
-        network = network_of(self.model, self.options.heads)
+        network = network_of(self.model, self.options)
         out, overwrite = self.request.out, self.request.overwrite
         with writing_folder(out, overwrite=overwrite, ours=OURS) as folder:
             measured = folder / _MEASURED
@@ -293,13 +293,15 @@ class Work:
 
     def _whole_plan(self, plan: Plan) -> Plan:
         """The plan from the network that the source builds: it may have been pruned before."""
+        plan = replace(plan, keeps_class=self.options.keep_class)
         from deploykit.compress.prune.cut import compose
         from deploykit.compress.prune.plan import PLAN
         from deploykit.compress.prune.plan import Plan as Earlier
 
         if self.source.plan is None:
             return plan
-        return compose(records.load(self.source.plan, Earlier, PLAN), plan)
+        whole = compose(records.load(self.source.plan, Earlier, PLAN), plan)
+        return replace(whole, keeps_class=plan.keeps_class)
 
     def _write(self, folder: Path, stand: Stand, pruning: Pruning) -> PruneResult:
         from deploykit.compress.prune.plan import PLAN

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Step
+from deploykit.flow.prune_size import smaller
 from deploykit.load.modules import load_source, state_digest
 from deploykit.load.sources import Source, resolve
 from deploykit.load.weights import fit_weights, read_weights
@@ -52,14 +53,14 @@ def pruned(model: Model, plan: Plan) -> Model:
 
     Raises:
         BadInputError: the plan does not fit the network; the message says where.
+        CannotKeepClassError: it was made of a class that is another one now.
     """
-    from deploykit.compress.prune.cut import cut
     from deploykit.compress.prune.graph import program_of
 
-    module = cut(program_of(model), plan).eval()
+    small = smaller(model, program_of(model), plan, keep_class=plan.keeps_class)
     step = Step(
         name="prune",
         options={"cuts": len(plan.cuts), "blocks": tuple(plan.blocks), "heads": plan.heads},
         versions=model.history[-1].versions if model.history else {},
     )
-    return replace(model, module=module, history=(*model.history, step))
+    return replace(small, history=(*model.history, step))

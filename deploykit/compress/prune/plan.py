@@ -57,11 +57,13 @@ class Plan:
         blocks: residual blocks that are gone, by the name of their module; what they added to
             the residual stream is not added any more.
         heads: "within" or "whole": what was cut of attention (see `PruneOptions.heads`).
+        keeps_class: whether what is left is a network of the user's own class, not a graph.
     """
 
     cuts: tuple[Cut, ...] = ()
     blocks: tuple[str, ...] = ()
     heads: str = field(default="within")
+    keeps_class: bool = False
 
 
 def without(plan: Plan, groups: Iterable[Group]) -> Plan:
