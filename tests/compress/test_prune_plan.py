@@ -13,10 +13,10 @@ from hypothesis import strategies as some
 from torch import nn
 
 from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.cut import compose, cut, plan_of, without
+from deploykit.compress.prune.cut import compose, cut, plan_of
 from deploykit.compress.prune.graph import Program, program_of
 from deploykit.compress.prune.oracle import agreement
-from deploykit.compress.prune.plan import PLAN, Cut, Plan
+from deploykit.compress.prune.plan import PLAN, Cut, Plan, without
 from deploykit.core.errors import BadInputError
 from deploykit.core.records import decode, encode
 from deploykit.core.types import Model
@@ -138,9 +138,9 @@ def test_a_plan_without_some_of_its_groups(
     first = structure.free[0].name
     rest = {name: channels for name, channels in removed.items() if name != first}
 
-    assert without(plan, structure, [first]) == plan_of(structure, rest, sizes(program))
-    assert without(plan, structure, list(removed)) == Plan()
-    assert without(plan, structure, []) == plan
+    assert without(plan, [structure.free[0]]) == plan_of(structure, rest, sizes(program))
+    assert without(plan, structure.free) == Plan()
+    assert without(plan, []) == plan
 
 
 def test_an_empty_plan_is_the_network(program: Program) -> None:

@@ -15,7 +15,7 @@ from deploykit.compress.prune.plan import Cut, Plan
 from deploykit.core.errors import BadInputError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
     from torch.fx import Graph, GraphModule, Node
@@ -66,31 +66,6 @@ def plan_of(
         if not mask.all()
     ]
     return Plan(tuple(cuts))
-
-
-def without(plan: Plan, structure: Structure, names: Collection[str]) -> Plan:
-    """The plan that keeps all of these groups: of what is approximate, say, to check the rest.
-
-    Args:
-        plan: of one cut of the network that `structure` is of.
-        structure: has groups of these names.
-        names: of groups whose channels all stay.
-    """
-    back: dict[tuple[str, int], set[int]] = {}
-    for group in structure.groups:
-        for member in group.members if group.name in names else ():
-            place = (member.parameter, member.dim)
-            back.setdefault(place, set()).update(member.indices.ravel().tolist())
-    cuts = (
-        Cut(
-            c.parameter,
-            c.dim,
-            c.size,
-            tuple(sorted({*c.kept, *back.get((c.parameter, c.dim), ())})),
-        )
-        for c in plan.cuts
-    )
-    return Plan(tuple(c for c in cuts if len(c.kept) < c.size), plan.blocks, plan.heads)
 
 
 def compose(first: Plan, second: Plan) -> Plan:
