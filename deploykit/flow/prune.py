@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.options import NEED_DATA, NEED_LABELS, PruneOptions
+from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.flow.cache import FOLDER_NAME
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from deploykit.core.types import Model
     from deploykit.flow.prune_request import PruneRequest
     from deploykit.load.data import Data
+    from deploykit.load.sources import Source
 
 __all__ = ["PruneResult", "run_prune"]
 
@@ -56,6 +58,8 @@ def run_prune(request: PruneRequest, progress: Progress = silent) -> PruneResult
     tuning = tuning_of(request, recipe, learnt, splits, home / "prune")
     progress("loading the network", None)
     source = resolve(request.source)
+    if options.keep_class:
+        _check_class_is_there(source)
     if recipe is not None:
         source = with_weights(source, recipe, progress)
     model = load_model(source)
@@ -97,6 +101,21 @@ def _recipe(request: PruneRequest) -> Recipe | None:
             "[[stages]] out"
         )
     return recipe
+
+
+def _check_class_is_there(source: Source) -> None:
+    """Refuse a network whose class earlier pruning has left behind.
+
+    Raises:
+        BadInputError: it is a graph.
+    """
+    from deploykit.compress.prune.plan import PLAN, Plan
+
+    if source.plan is not None and not records.load(source.plan, Plan, PLAN).keeps_class:
+        raise BadInputError(
+            f"keep_class: {source.plan.parent} is a graph, pruned without it; prune the whole "
+            "network"
+        )
 
 
 def _evidence(options: PruneOptions, data: Data | None, model: Model, text: str) -> Evidence | None:

@@ -167,14 +167,25 @@ def predictor(table: LatencyTable, sizes: Footprint) -> Callable[[Kept], float]:
 def counts_at(layer: LayerShape, weight: tuple[int, ...]) -> tuple[int, int]:
     """Channels that a layer reads and writes, from the shape of its weight in PyTorch."""
     if layer.kind == "conv_transpose":
-        return weight[0], max(1, weight[1] * layer.groups * weight[0] // layer.inputs)
+        return weight[0], weight[1] * _groups(layer, weight[0], weight[1], layer.outputs)
     if layer.groups == 1:
         return (weight[1], weight[0]) if len(weight) > 1 else (weight[0], 1)
-    inside = layer.inputs // layer.groups
-    groups = layer.groups
-    if weight[1] == inside:  # whole groups went
-        groups = max(1, groups * weight[0] // layer.outputs)
-    return weight[1] * groups, weight[0]
+    return weight[1] * _groups(layer, weight[0], weight[1], layer.inputs), weight[0]
+
+
+def _groups(layer: LayerShape, along: int, inside: int, channels: int) -> int:
+    """Groups of a convolution that are left: all, or those whose inside is whole.
+
+    Args:
+        layer: at full size.
+        along: size of the weight's dimension that runs over all groups.
+        inside: size of the one that is of a single group.
+        channels: of the whole layer on the side of `inside`.
+    """
+    other = layer.inputs + layer.outputs - channels
+    each = other // layer.groups
+    went = inside == channels // layer.groups and along % each == 0
+    return max(1, along // each) if went else layer.groups
 
 
 def steps_of(groups: tuple[Group, ...], alignment: Alignment) -> dict[str, tuple[int, ...]]:

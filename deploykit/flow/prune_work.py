@@ -293,11 +293,11 @@ class Work:
 
     def _whole_plan(self, plan: Plan) -> Plan:
         """The plan from the network that the source builds: it may have been pruned before."""
-        plan = replace(plan, keeps_class=self.options.keep_class)
         from deploykit.compress.prune.cut import compose
         from deploykit.compress.prune.plan import PLAN
         from deploykit.compress.prune.plan import Plan as Earlier
 
+        plan = replace(plan, keeps_class=self.options.keep_class)
         if self.source.plan is None:
             return plan
         whole = compose(records.load(self.source.plan, Earlier, PLAN), plan)
