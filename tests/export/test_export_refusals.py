@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from deploykit.core.errors import BadInputError
-from deploykit.load.capture import example_sizes
 from deploykit.export.options import ExportOptions
 from deploykit.load.artifacts import load_artifact
+from deploykit.load.capture import example_sizes
 from deploykit.load.inputs import parse_inputs
 
 if TYPE_CHECKING:
