@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.ranking import Scores
     from deploykit.compress.prune.select import Selection
     from deploykit.core.progress import Progress
+    from deploykit.flow.prune_cutting import Cutting
     from deploykit.flow.prune_latency import Bench, SideBySide
     from deploykit.flow.prune_loop import LatencyAim
-    from deploykit.flow.prune_rounds import Cutting
     from deploykit.flow.prune_size import Network
 
 _KEPT_NAME = "kept.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping  # noqa: TC003  (read at run time by datacla
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003  (likewise)
 
-from deploykit.compress.prune.options import AUTO
+from deploykit.compress.prune.options import AUTO, NEED_DATA
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Option  # noqa: TC001  (likewise)
 from deploykit.flow.prune_loop import PruneLoop
@@ -50,6 +50,12 @@ class PruneRequest(PruneLoop):
             raise BadInputError(f"leave out of: a latency of {self.latency} is of no count")
         if not self.measure and self.changes.get("align") == AUTO:
             raise BadInputError("align auto has to be measured: give a number, such as 8")
+        blocks = self.changes.get("depth")
+        if "depth_by" in self.changes and not blocks:
+            raise BadInputError("leave out depth_by: no blocks go, for that say depth")
+        looks = blocks or self.changes.get("criterion") in NEED_DATA
+        if "samples" in self.changes and not looks:
+            raise BadInputError("leave out samples: no criterion looks at data")
         idle = sorted(self.tuning.keys() - {"seed"})
         if not self.finetune and idle:
             raise BadInputError(f"leave out {', '.join(idle)}: nothing is trained")

@@ -15,6 +15,7 @@ from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
 from deploykit.flow.folders import PRUNING_NAME, REPORT_NAME, writing_folder
 from deploykit.flow.prune_aim import Planner, read_counts
+from deploykit.flow.prune_cutting import Cutting
 from deploykit.flow.prune_depth import Base, shallower
 from deploykit.flow.prune_judge import (
     accuracy_checks,
@@ -29,7 +30,7 @@ from deploykit.flow.prune_latency import Bench, steps_of
 from deploykit.flow.prune_picture import draw
 from deploykit.flow.prune_recipe import recipe_text
 from deploykit.flow.prune_record import PICTURE_NAME, PLAN_NAME, PRUNING, WEIGHTS_NAME
-from deploykit.flow.prune_rounds import Cutting, Rounds, Stand, Way, save_weights
+from deploykit.flow.prune_rounds import Rounds, Stand, Way, save_weights
 from deploykit.flow.prune_size import network_of, size_of
 from deploykit.flow.prune_tune import judgeable, judged
 from deploykit.flow.splits import VAL, Splits

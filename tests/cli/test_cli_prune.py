@@ -77,7 +77,7 @@ def test_options_reach_what_they_are_of(capsys: pytest.CaptureFixture[str]) -> N
     args = (
         "--of", "channels", "--criterion", "l1", "--scope", "layer", "--exclude", "0",
         "--align", "2", "--heads", "whole", "--exactness", "exact", "--max-ratio", "0.8",
-        "--samples", "9", "--seed", "5", "--ratio", "0.25", "--rounds", "2", "--json",
+        "--seed", "5", "--ratio", "0.25", "--rounds", "2", "--json",
     )  # fmt: skip
     assert main([*PRUNE, *args]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -85,7 +85,7 @@ def test_options_reach_what_they_are_of(capsys: pytest.CaptureFixture[str]) -> N
     assert len(record["rounds"]) == 2
     expected = {
         "of": "channels", "criterion": "l1", "scope": "layer", "exclude": ["0"], "align": "2",
-        "heads": "whole", "exactness": "exact", "max_ratio": 0.8, "samples": 9, "seed": 5,
+        "heads": "whole", "exactness": "exact", "max_ratio": 0.8, "seed": 5,
         "ratio": 0.25,
     }  # fmt: skip
     assert {name: record["options"][name] for name in expected} == expected

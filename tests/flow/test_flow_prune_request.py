@@ -86,6 +86,11 @@ def test_another_latency_is_refused(text: str, words: str) -> None:
             "align auto has to be measured: give a number, such as 8",
         ),
         (
+            {"changes": {"depth_by": "loss"}},
+            "leave out depth_by: no blocks go, for that say depth",
+        ),
+        ({"changes": {"samples": 9}}, "leave out samples: no criterion looks at data"),
+        (
             {"finetune": False, "tuning": {"patience": 2, "epochs": 1, "seed": 0}},
             "leave out epochs, patience: nothing is trained",
         ),

@@ -12,7 +12,8 @@ from deploykit.compress.prune.options import PruneOptions
 from deploykit.compress.prune.plan import Plan
 from deploykit.core.progress import silent
 from deploykit.flow.cache import Cache
-from deploykit.flow.prune_rounds import Cutting, Rounds, Stand, Way
+from deploykit.flow.prune_cutting import Cutting
+from deploykit.flow.prune_rounds import Rounds, Stand, Way
 from deploykit.flow.prune_size import kept_of, network_of, size_of
 from deploykit.flow.rebuild import load_model, pruned
 from deploykit.load.inputs import parse_inputs
