@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
+from deploykit.flow.prune_judge import latency_check
 from deploykit.flow.prune_latency import aimed, predictor
 from deploykit.flow.prune_record import KEPT, Counts
 from deploykit.flow.prune_size import shapes_of
@@ -53,8 +54,10 @@ class Planner:
 
         Raises:
             BadInputError: the network is within the aim already.
+            CheckFailedError: the fastest that can be made of it is slower than it is.
         """
-        selection, _ = aimed(self._share(), self._chooser(), self._try_out, self.progress)
+        selection, found = aimed(self._share(), self._chooser(), self._try_out, self.progress)
+        latency_check(found, self.aim, f"a latency of {self.aim.text}")  # before any training
         kept = {
             group.name: group.channels - len(selection.removed.get(group.name, ()))
             for group in self.network.structure.free

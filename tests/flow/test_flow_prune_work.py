@@ -150,6 +150,22 @@ def test_what_is_clearly_slower_is_not_trained_first(
     assert not (nets / "out").exists()
 
 
+def test_an_aim_that_only_makes_it_slower_ends_before_training(
+    prune: Prune, machine: type[Machine], nets: Path
+) -> None:
+    machine.slow = 1.0
+    said: list[str] = []
+
+    def tell(text: str, share: float | None) -> None:
+        said.append(text)
+
+    with pytest.raises(CheckFailedError) as caught:
+        prune(measure=True, latency="0.5x", changes=ANY_COUNT, progress=tell, **TUNED)
+    assert "cut to a latency of 0.5x the network takes 1." in str(caught.value)
+    assert not any("epoch" in text for text in said)
+    assert not (nets / "out").exists()
+
+
 def test_rounds_to_a_latency_are_measured_before_and_after_them_only(
     prune: Prune, machine: type[Machine]
 ) -> None:
