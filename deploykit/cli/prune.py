@@ -19,7 +19,7 @@ from deploykit.compress.prune.options import (
     PruneOptions,
 )
 from deploykit.compress.prune.structure import Exactness
-from deploykit.flow.prune_loop import PruneLoop
+from deploykit.flow.prune_loop import PRECISIONS, PruneLoop
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ _LOOP = {
     "measure": Said("Take no latencies at all."),
     "batch": Said("Of the measurement.", default="the smallest"),
     "threads": Said("Of the measurement."),
+    "precision": Said("That will ship; channels are rounded to what it likes.", PRECISIONS),
     "check": Said("Prove the cut in float64."),
 }
 _TUNING = {

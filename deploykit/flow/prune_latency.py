@@ -66,6 +66,7 @@ class Bench:
         batch: of a call; `None` takes the smallest that the network allows.
         threads: `None` leaves it to the runtime.
         progress: told where it stands.
+        precision: that layers are timed in.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Bench:
     batch: int | None
     threads: int | None
     progress: Progress
+    precision: str = "float32"
 
     @property
     def target(self) -> Target:
@@ -85,7 +87,7 @@ class Bench:
         from deploykit.bench.layer_cache import key_of
         from deploykit.bench.machine import machine_facts
 
-        return f"{key_of(machine_facts(), self.target)}-{self.batch}"
+        return f"{key_of(machine_facts(), self.target)}-{self.batch}-{self.precision}"
 
     def exported(self, model: Model, name: str) -> Path:
         """The network as an ONNX artifact in the folder; made anew."""
@@ -133,7 +135,7 @@ class Bench:
         from deploykit.bench.layer_shapes import layer_shapes
         from deploykit.load.artifacts import load_artifact
 
-        return layer_shapes(load_artifact(whole), self.batch)
+        return layer_shapes(load_artifact(whole), self.batch, self.precision)
 
     def table(self, layers: Mapping[str, LayerShape]) -> LatencyTable:
         """Latencies of layers by channel counts: measured once, then kept."""

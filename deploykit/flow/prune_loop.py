@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deploykit.core.errors import BadInputError
+from deploykit.core.errors import BadInputError, nearest
 
 _UNITS_NS = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
+PRECISIONS = ("float32", "int8", "float16")
 _LATENCY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>x|ns|us|µs|ms|s)")
 
 
@@ -69,6 +70,8 @@ class PruneLoop:
         measure: whether the latency of both networks is measured side by side.
         batch: of the measurement; `None` takes the smallest that the network allows.
         threads: likewise; `None` leaves it to the runtime.
+        precision: that will ship: layers are timed in it where channel counts are rounded. Whole
+            networks are measured in float32, so that a latency can only be asked for in that.
         check: whether the oracle proves the cut in float64.
     """
 
@@ -79,6 +82,7 @@ class PruneLoop:
     measure: bool = True
     batch: int | None = None
     threads: int | None = None
+    precision: str = PRECISIONS[0]
     check: bool = False
 
     def __post_init__(self) -> None:
@@ -89,10 +93,22 @@ class PruneLoop:
                 raise BadInputError(f"{name} must be 1 or more, not {value}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise BadInputError(f"max_drop must be 0 points or more, not {self.max_drop:g}")
+        if self.precision not in PRECISIONS:
+            raise BadInputError(
+                f"precision {self.precision!r} is unknown{nearest(self.precision, PRECISIONS)}"
+            )
         if self.latency:
             LatencyAim.parse(self.latency)
+            if self.precision != PRECISIONS[0]:
+                raise BadInputError(
+                    f"a latency of {self.latency} is measured in float32: for {self.precision} "
+                    "aim at a ratio, whose channel counts are rounded to what it likes"
+                )
         if not self.measure:
             if self.latency:
                 raise BadInputError(f"a latency of {self.latency} has to be measured")
-            if asked := [n for n in ("batch", "threads") if getattr(self, n) is not None]:
+            asked = [n for n in ("batch", "threads") if getattr(self, n) is not None]
+            if self.precision != PRECISIONS[0]:
+                asked.append("precision")
+            if asked:
                 raise BadInputError(f"leave out {' and '.join(asked)}: nothing is measured")

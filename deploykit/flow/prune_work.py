@@ -137,7 +137,14 @@ class Work:
         if not request.measure:
             return None
         tables = self.home / "latency"
-        bench = Bench(place, tables, request.batch, request.threads, self.progress)
+        bench = Bench(
+            place,
+            tables,
+            request.batch,
+            request.threads,
+            self.progress,
+            request.precision,
+        )
         return _Scales(bench, bench.exported(self.model, "whole"))
 
     def _prune(self, folder: Path, network: Network, scales: _Scales | None) -> PruneResult:
@@ -255,7 +262,8 @@ class Work:
             layers = scales.bench.layers(scales.whole)
             alignment: Alignment = scales.bench.alignment(layers)
             steps = steps_of(structure.free, alignment)
-            return Cutting(self.options, steps, self.evidence), f"{alignment.step}, measured"
+            said = f"{alignment.step}, measured in {scales.bench.precision}"
+            return Cutting(self.options, steps, self.evidence), said
         step = self.options.step or 1
         fixed = {group.name: step for group in structure.free}
         return Cutting(self.options, fixed, self.evidence), str(step)

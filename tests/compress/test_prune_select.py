@@ -399,7 +399,7 @@ def test_patterns_name_layers_whose_outputs_stay(exclude: tuple[str, ...], left:
         (Structure(()), (), "exact", "pruned: the network has no layer with channels of its own"),
         (
             Structure(STREAM.groups[2:]), (), "exact",
-            "pruned: all 1 groups are locked, 1 of them because it is an output",
+            "pruned: all 1 groups are locked: layer3.conv it is an output",
         ),
     ],
 )  # fmt: skip

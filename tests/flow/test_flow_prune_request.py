@@ -105,3 +105,16 @@ def test_what_cannot_be_or_would_do_nothing_is_refused(asked: dict[str, Any], wo
 def test_what_a_stage_may_say_is_a_part_of_the_request() -> None:
     assert {field.name for field in fields(PruneLoop)} < {field.name for field in fields(request())}
     assert not {field.name for field in fields(PruneLoop)} & {"source", "out", "overwrite"}
+
+
+def test_a_precision_rounds_channels_and_times_no_whole_network() -> None:
+    with pytest.raises(
+        BadInputError, match=r"^precision 'int4' is unknown; did you mean 'int8'\?$"
+    ):
+        PruneLoop(precision="int4")
+    with pytest.raises(
+        BadInputError, match="a latency of 0.5x is measured in float32: for int8 aim"
+    ):
+        PruneLoop(latency="0.5x", precision="int8")
+    with pytest.raises(BadInputError, match="leave out precision: nothing is measured"):
+        PruneLoop(measure=False, precision="int8")

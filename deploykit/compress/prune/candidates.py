@@ -81,8 +81,10 @@ def _why_not(structure: Structure, least: Exactness) -> str:
         return "the network has no layer with channels of its own"
     if not structure.free:
         reasons = Counter(group.locked for group in structure.groups)
-        (reason, count), *_ = reasons.most_common(1)
-        return f"all {len(structure.groups)} groups are locked, {count} of them because {reason}"
+        ((reason, count),) = reasons.most_common(1)
+        first = next(group.name for group in structure.groups if group.locked == reason)
+        others = f", and {count - 1} more likewise" if count > 1 else ""
+        return f"all {len(structure.groups)} groups are locked: {first} {reason}{others}"
     return (
         f"none of the {len(structure.free)} groups that could be cut is left by exclude and "
         f'exactness = "{least.value}"'
