@@ -183,4 +183,4 @@ def _print_pruning(pruning: Pruning) -> None:
         ("parameters", before.parameters, after.parameters),
         ("MACs", before.macs, after.macs),
     ):
-        click.echo(f"{name}: {count_text(was)} -> {count_text(now)} ({share_text(now / was)} left)")
+        click.echo(f"{name}: {count_text(was)} -> {count_text(now)} ({share_text(now / was if was else 1.0)} left)")

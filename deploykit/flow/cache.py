@@ -80,6 +80,21 @@ class Cache:
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
 
+def kept_folder(folder: Path) -> Path:
+    """The folder, made if need be, with a `.gitignore` that keeps all of it out of a repository.
+
+    Raises:
+        EnvironmentFailedError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / ".gitignore").exists():
+            (folder / ".gitignore").write_text("*\n")
+    except OSError as error:
+        raise EnvironmentFailedError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
 def key_of(*parts: object) -> str:
     """The key of a stage, from everything that its result depends on.
 

@@ -12,7 +12,7 @@ from deploykit import __version__
 from deploykit.core import records
 from deploykit.core.errors import CheckFailedError, MissingExtraError
 from deploykit.core.report import Report, Verdict
-from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
+from deploykit.flow.cache import FOLDER_NAME, Cache, kept_folder, key_of
 from deploykit.flow.folders import PRUNING_NAME, REPORT_NAME, writing_folder
 from deploykit.flow.prune_aim import Planner, read_counts
 from deploykit.flow.prune_cutting import Cutting
@@ -122,6 +122,7 @@ class Work:
 
     def run(self) -> PruneResult:
         """All of it, into a folder that appears when it is done."""
+        kept_folder(self.home)
         self.progress("analysing", None)
         network = network_of(self.model, self.options)
         out, overwrite = self.request.out, self.request.overwrite

@@ -113,7 +113,7 @@ def test_a_precision_rounds_channels_and_times_no_whole_network() -> None:
     ):
         PruneLoop(precision="int4")
     with pytest.raises(
-        BadInputError, match="a latency of 0.5x is measured in float32: for int8 aim"
+        BadInputError, match=r"a latency of 0.5x is measured in float32: for int8 aim"
     ):
         PruneLoop(latency="0.5x", precision="int8")
     with pytest.raises(BadInputError, match="leave out precision: nothing is measured"):

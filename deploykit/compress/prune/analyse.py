@@ -18,6 +18,7 @@ import numpy as np
 from deploykit.compress.prune import rules
 from deploykit.compress.prune.constants import memory_owners, writes
 from deploykit.compress.prune.graph import learnt
+from deploykit.compress.prune.origins import kernel_extents
 from deploykit.compress.prune.rules.call import Call, Unruled, packet_name
 from deploykit.compress.prune.structure import Role, Structure
 from deploykit.compress.prune.trace import Trace, Value
@@ -117,6 +118,7 @@ class _Labelling:
         self._by_memory: dict[int, tuple[Tensor, Value]] = {}
         self._learnt = learnt(program.module)
         self._owners = memory_owners(program.module)
+        self._extents = kernel_extents(program)
 
     def label(self, node: Node) -> None:
         """Give a parameter, buffer or constant its labels; nothing where it has them."""
@@ -124,10 +126,11 @@ class _Labelling:
         if node.op != "get_attr" or node in self.values or name not in self._program.tensors:
             return
         tensor = self._program.tensors[name]
+        fixed = self._extents.get(name, 0)
         if name in self._program.names:
-            leaf = _leaf(self._trace, tensor, self._by_memory, zero=name in self._learnt)
+            leaf = _leaf(self._trace, tensor, fixed, self._by_memory, zero=name in self._learnt)
         else:
-            leaf = _leaf(self._trace, tensor, {}, zero=not bool(tensor.any()))
+            leaf = _leaf(self._trace, tensor, fixed, {}, zero=not bool(tensor.any()))
         self.leaves[name] = self.values[node] = leaf
         self._replay.note(name, leaf)
 
@@ -163,9 +166,17 @@ def _written(values: dict[Node, Result], bases: Mapping[Node, Node], node: Node)
 
 
 def _leaf(
-    trace: Trace, tensor: Tensor, by_memory: dict[int, tuple[Tensor, Value]], *, zero: bool
+    trace: Trace,
+    tensor: Tensor,
+    fixed: int,
+    by_memory: dict[int, tuple[Tensor, Value]],
+    *,
+    zero: bool,
 ) -> Value:
-    """Fresh labels for every dimension of a parameter; the same for one that shares its memory."""
+    """Fresh labels for every dimension of a parameter but the last `fixed` ones.
+
+    The same for one that shares its memory.
+    """
     key = tensor.data_ptr() or id(tensor)
     if key in by_memory:
         other, known = by_memory[key]
@@ -174,8 +185,10 @@ def _leaf(
         for axis in known.axes:
             trace.lock(axis, "shares its memory with a tensor of another shape")
         return Value(tuple(tensor.shape), ((),) * tensor.dim(), static=True)
+    free = tensor.dim() - fixed
     axes: list[Axis] = [
-        (trace.labels.fresh(size),) if size > 1 or tensor.dim() < 3 else () for size in tensor.shape
+        (trace.labels.fresh(size),) if dim < free and (size > 1 or tensor.dim() < 3) else ()
+        for dim, size in enumerate(tensor.shape)
     ]
     value = Value(tuple(tensor.shape), tuple(axes), zero=zero, static=True)
     by_memory[key] = (tensor, value)

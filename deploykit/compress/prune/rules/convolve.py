@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.rules import Rule
-from deploykit.compress.prune.rules.call import Unruled, packet_name
+from deploykit.compress.prune.rules.call import packet_name
 from deploykit.compress.prune.structure import Exactness, Role
 from deploykit.compress.prune.trace import Choice, Value
 
@@ -28,12 +28,12 @@ INSIDE, WHOLE = 0, 1
 def _convolve(call: Call) -> Value:
     value, weight, bias = call.value("input"), call.value("weight"), call.maybe("bias")
     transposed = "transpose" in call.name
-    groups = call.arg("groups")
-    if not isinstance(groups, int):
-        raise Unruled("groups")
-    trace = call.trace
+    trace, groups = call.trace, call.arg("groups")
     rank = len(weight.shape) - 2
     channel = len(value.shape) - rank - 1
+    if not isinstance(groups, int):  # one a sample: a weight made of each (StyleGAN 2, appendix B)
+        size = call.shape[channel] if transposed else value.shape[channel]
+        groups = size // weight.shape[1]
     for axis in weight.axes[2:]:
         trace.lock(axis, "is a kernel's extent")
     reads, writes = (1, 0) if not transposed else (0, 1)
@@ -50,7 +50,8 @@ def _convolve(call: Call) -> Value:
         if way == WHOLE:  # no group reads another's channels
             zero = zero or value.zero
         elif not value.zero and not weight.zero:
-            trace.doubt(out, Exactness.APPROXIMATE, "neither factor of a product becomes zero")
+            read = value.axes[channel]
+            trace.doubt(read, Exactness.APPROXIMATE, "neither factor of a product becomes zero")
     if bias is not None:
         out = trace.unite(out, bias.axes[0])
     spatial = _spatial(call, value, weight, channel, transposed=transposed)
@@ -77,6 +78,8 @@ def _grouped(
         out = _single(trace, first, out_size)
         inside_in, inside_out = _single(trace, second, in_size // groups), None
     ways = _ways(in_size // groups, out_size // groups, groups)
+    if not isinstance(call.arg("groups"), int):
+        ways = (INSIDE,)
     key = call.node.name
 
     def fits(way: int) -> bool:
