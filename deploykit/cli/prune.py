@@ -67,7 +67,7 @@ _LOOP = {
 }
 _TUNING = {
     "epochs": Said("Of training, a round.", default="a quarter of [train]'s"),
-    "learning_rate": Said("The highest.", default="half of [train]'s"),
+    "learning_rate": Said("The highest.", default="a quarter of [train]'s"),
     "batch_size": Said("Of training.", default="[train]'s"),
     "patience": Said("Epochs without gain before it stops.", default="[train]'s"),
 }
@@ -183,4 +183,5 @@ def _print_pruning(pruning: Pruning) -> None:
         ("parameters", before.parameters, after.parameters),
         ("MACs", before.macs, after.macs),
     ):
-        click.echo(f"{name}: {count_text(was)} -> {count_text(now)} ({share_text(now / was if was else 1.0)} left)")
+        left = share_text(now / was if was else 1.0)  # tables have no layer that multiplies
+        click.echo(f"{name}: {count_text(was)} -> {count_text(now)} ({left} left)")

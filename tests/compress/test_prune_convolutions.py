@@ -170,3 +170,51 @@ def test_spectral_norm(prune: Prune) -> None:
     )
 
     assert done.widths["second.parametrizations.weight.original"] == (4, 4)
+
+
+def test_spectral_norm_of_a_convolution(prune: Prune) -> None:
+    """It flattens the weight before anything says which dimensions are the kernel's extent."""
+    normed = nn.utils.parametrizations.spectral_norm
+    done = prune(
+        middle,
+        IMAGE,
+        stem=normed(nn.Conv2d(3, 8, 3)),
+        mid=normed(nn.Conv2d(8, 12, 3, padding=1)),
+        out=normed(nn.Linear(12, 5)),
+    )
+
+    assert done.widths["mid.parametrizations.weight.original"] == (6, 4, 3, 3)
+    assert done.marks == {"stem.parametrizations.weight": "exact",
+                          "mid.parametrizations.weight": "exact"}  # fmt: skip
+
+
+def test_filters_that_are_fixed_are_read_exactly(prune: Prune) -> None:
+    """Three of each channel that comes in, whole (a cellular automaton): the reader is zeroed."""
+    done = prune(
+        lambda m, x: m.out(m.mix(functional.conv2d(x, m.filters, groups=3)).mean((2, 3))),
+        IMAGE,
+        filters=torch.rand(6, 1, 3, 3),
+        mix=nn.Conv2d(6, 8, 1),
+        out=nn.Linear(8, 5),
+    )
+
+    assert set(done.marks.values()) == {"exact"}
+
+
+def modulated(m: Any, x: Tensor) -> Any:
+    """A kernel for each sample, made of a style (Karras et al., CVPR 2020, section 2.2)."""
+    y = m.stem(x)
+    b, c, h, w = y.shape
+    kernel = m.kernel * m.style(x.mean((2, 3))).view(b, 1, c, 1, 1)
+    kernel = kernel * (kernel.square().sum((2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+    mixed = functional.conv2d(y.reshape(1, b * c, h, w), kernel.view(b * 12, c, 3, 3), groups=b)
+    return m.out(mixed.view(b, 12, *mixed.shape[2:]).mean((2, 3)))
+
+
+def test_a_kernel_for_each_sample(prune: Prune) -> None:
+    done = prune(modulated, IMAGE, stem=nn.Conv2d(3, 8, 1), style=nn.Linear(3, 8),
+                 kernel=nn.Parameter(torch.rand(1, 12, 8, 3, 3)), out=nn.Linear(12, 5))  # fmt: skip
+
+    assert done.widths["kernel"] == (1, 6, 4, 3, 3)
+    assert done.widths["style.weight"] == (4, 3)
+    assert set(done.marks.values()) == {"exact"}

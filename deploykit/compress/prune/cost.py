@@ -55,11 +55,10 @@ def _macs_by_weight(program: Program) -> dict[Node, dict[str, float]]:
             continue
         for weight in _weights(node, static):
             leaf = _leaf(program, made[weight])
-            count = _macs(program, node, weight) if leaf is not None else 0
-            if count:
-                parts = found.setdefault(node, {})
-                name = str(leaf.target)
-                parts[name] = parts.get(name, 0.0) + count / batch
+            if leaf is None or not (count := _macs(program, node, weight)):
+                continue
+            parts, name = found.setdefault(node, {}), str(leaf.target)
+            parts[name] = parts.get(name, 0.0) + count / batch
     return found
 
 

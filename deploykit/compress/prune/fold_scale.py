@@ -93,6 +93,11 @@ def _shapes(small: GraphModule, inputs: Sequence[TensorSpec]) -> dict[Node, Any]
             found = super().get_attr(target, args, kwargs)
             return found.to("meta") if isinstance(found, torch.Tensor) else found
 
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            if "device" in kwargs:  # `torch.zeros(.., device=x.device)` was captured on another
+                kwargs = {**kwargs, "device": "meta"}
+            return super().call_function(target, args, kwargs)
+
         def run_node(self, n: Node) -> Any:
             values[n] = super().run_node(n)
             return values[n]

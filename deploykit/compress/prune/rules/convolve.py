@@ -6,6 +6,7 @@ the two is tried first.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,8 @@ def _convolve(call: Call) -> Value:
         trace.lock(axis, "is a kernel's extent")
     reads, writes = (1, 0) if not transposed else (0, 1)
     trace.role(weight, reads, Role.READS)
-    trace.role(weight, writes, Role.WRITES)
+    # Whatever it is made of: a kernel for each sample writes channels as any other does.
+    trace.role(replace(weight, static=True), writes, Role.WRITES)
     zero = weight.zero
     if groups == 1:
         joined = trace.unite(value.axes[channel], weight.axes[reads])
