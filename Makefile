@@ -15,7 +15,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/deploykit export models/fashion_resnet --output build/fashion_resnet --overwrite
 	$(BIN)/deploykit bench build/fashion_resnet models/fashion_resnet --batch 1 --threads 1 --min-count 600
-	$(BIN)/deploykit compress prune models/fashion_resnet --latency 0.7x --batch 1 --threads 1 --train 'fashion-mnist:train[:7000]' --epochs 4 --learning-rate 0.02 --check --output build/fashion_resnet-pruned --overwrite
+	$(BIN)/deploykit compress prune models/fashion_resnet --latency 0.7x --batch 1 --threads 1 --train 'fashion-mnist:train[:7000]' --epochs 4 --check --output build/fashion_resnet-pruned --overwrite
 	$(BIN)/deploykit export build/fashion_resnet-pruned --output build/fashion_resnet-small --overwrite
 	$(BIN)/deploykit bench build/fashion_resnet build/fashion_resnet-small --batch 1 --threads 1 --min-count 600
 

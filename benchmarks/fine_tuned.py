@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NETWORK = ROOT / "models" / "fashion_resnet"
 OURS, PEER = "deploykit", "torch-pruning"
-_LEARNING_RATE, _WARMUP = 0.05, 0.1  # half of what the network was trained with from nothing
+_LEARNING_RATE, _WARMUP = 0.025, 0.1  # a quarter of what the network was trained with from nothing
 _JUDGED_AT_ONCE = 500
 
 
@@ -148,7 +148,7 @@ def _smaller(model: Model, job: Job) -> nn.Module:
 
 
 def _ours(model: Model, share: float) -> nn.Module:
-    """At one go, all layers competing, by L2 over the group and the MACs that a channel costs."""
+    """At one go, all layers competing, by L1 over the group and the MACs that a channel costs."""
     from deploykit.compress.prune.analyse import analyse
     from deploykit.compress.prune.cost import macs_of
     from deploykit.compress.prune.cut import cut, plan_of

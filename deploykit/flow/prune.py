@@ -132,7 +132,7 @@ def _evidence(options: PruneOptions, data: Data | None, model: Model, text: str)
     if data is None:
         raise BadInputError(
             f"criterion {options.criterion!r} looks at data, and {text} names none; add "
-            "--train DATA, or take l2"
+            "--train DATA, or take l1"
         )
     loss = cross_entropy() if options.criterion in NEED_LABELS else None
     return Evidence(data, model.inputs, loss, samples=options.samples, seed=options.seed)

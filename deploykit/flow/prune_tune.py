@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _INTEGERS = "iu"
 _EPOCHS_SHARE = 4
 """Fine-tuning takes a quarter of the epochs that training took ..."""
-_RATE_SHARE = 2
-"""... at half its highest rate, where nobody says otherwise."""
+_RATE_SHARE = 4
+"""... at a quarter of its highest rate, where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

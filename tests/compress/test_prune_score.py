@@ -128,7 +128,7 @@ def test_norm_scales_are_ranked_as_they_are_and_groups_without_are_left_out(net:
 
     assert list(found) == ["conv1"]
     np.testing.assert_allclose(found["conv1"], net.norm.weight.detach().abs().numpy())
-    with pytest.raises(BadInputError, match=r"'bn-scale' needs norms with weights.*take l2"):
+    with pytest.raises(BadInputError, match=r"'bn-scale' needs norms with weights.*take l1"):
         score(net, Structure((bare,)), "bn-scale")
 
 
@@ -239,7 +239,7 @@ def test_activation_falls_back_to_what_writers_put_out() -> None:
 
 def test_activation_names_networks_that_it_cannot_watch(net: Net) -> None:
     scales = Group("scales", WIDTH, (member("norm.weight", 0, Role.SCALES),))
-    with pytest.raises(BadInputError, match=r"'activation' could watch no layer.*take l2"):
+    with pytest.raises(BadInputError, match=r"'activation' could watch no layer.*take l1"):
         score(net, Structure((scales,)), "activation", evidence=evidence())
 
 
@@ -293,7 +293,7 @@ def test_a_graph_that_switches_its_own_mode_is_switched_back(net: Net) -> None:
 
 @pytest.mark.parametrize("criterion", NEED_DATA)
 def test_data_is_asked_for(net: Net, criterion: str) -> None:
-    with pytest.raises(BadInputError, match=f"'{criterion}' needs data: give --data, or take l2"):
+    with pytest.raises(BadInputError, match=f"'{criterion}' needs data: give --data, or take l1"):
         score(net, STRUCTURE, criterion)
 
 
@@ -303,7 +303,7 @@ def test_data_is_asked_for(net: Net, criterion: str) -> None:
         (evidence(labels=False), "made has no labels, and this criterion needs them"),
         (evidence(3, batch=4), "made has 3 samples of which 256 may be looked at, and a batch"),
         (evidence(samples=2, batch=4), "made has 6 samples of which 2 may be looked at"),
-        (Evidence(evidence().data, INPUTS), "this criterion needs a loss; take l2"),
+        (Evidence(evidence().data, INPUTS), "this criterion needs a loss; take l1"),
         (
             Evidence(evidence().data, parse_inputs(["x=N[1..8]x1x5x5:float32"]), cross_entropy()),
             r"made gives shape \[1, 2, 5, 5\] for input 'x'",

@@ -225,7 +225,7 @@ def test_too_much_lost_is_not_handed_over(prune: Prune, nets: Path) -> None:
         ({**TUNED, "tuning": {"epochs": 0}}, "epochs must be 1 or more, not 0"),
         (
             {"changes": {"criterion": "fisher"}},
-            "net.py:build names none; add --train DATA, or take l2",
+            "net.py:build names none; add --train DATA, or take l1",
         ),
         ({"metric": "top1", "val": VAL}, "there is no metric 'top1'"),
         (

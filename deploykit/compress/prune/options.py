@@ -32,7 +32,9 @@ class PruneOptions:
             "bn-scale" (Liu et al., ICCV 2017, section 3). From data: "taylor" (Molchanov et
             al., ICLR 2017, section 2.2), "fisher" (Theis et al., 2018, section 2.1; over the
             group: Liu et al., ICML 2021, section 3), "activation" (mean magnitude; Molchanov
-            et al., ICLR 2017, section 2.2). "random" is what the others must beat.
+            et al., ICLR 2017, section 2.2). "random" is what the others must beat. "l1" is
+            the default: of those without data it kept most at half the MACs of
+            models/fashion_resnet after equal short training, and as much as "l2" at a quarter.
         scope: which channels compete. "global": all; "layer": each group loses the same share;
             "isomorphic": groups of the same structure compete, and each structure loses the
             same share (Fang et al., ECCV 2024, section 3).
@@ -57,7 +59,7 @@ class PruneOptions:
 
     ratio: float = 0.5
     of: str = "macs"
-    criterion: str = "l2"
+    criterion: str = "l1"
     scope: str = "global"
     exclude: tuple[str, ...] = ()
     align: str = AUTO

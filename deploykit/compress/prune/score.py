@@ -69,7 +69,7 @@ def score(
     if criterion == "bn-scale":
         return _norm_scales(module, structure)
     if evidence is None:
-        raise BadInputError(f"criterion {criterion!r} needs data: give --data, or take l2")
+        raise BadInputError(f"criterion {criterion!r} needs data: give --data, or take l1")
     if criterion == "activation":
         from deploykit.compress.prune.score_activations import score_activations
 
@@ -147,7 +147,7 @@ def _norm_scales(module: nn.Module, structure: Structure) -> dict[str, NDArray[n
             result[group.name] = np.mean(scales, axis=0)
     if not result:
         raise BadInputError(
-            "criterion 'bn-scale' needs norms with weights, and no group has any; take l2"
+            "criterion 'bn-scale' needs norms with weights, and no group has any; take l1"
         )
     return result
 

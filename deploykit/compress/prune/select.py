@@ -116,7 +116,7 @@ def select(
     if not scored:
         raise BadInputError(
             f"criterion {options.criterion!r} says nothing about any of the {len(groups)} groups "
-            "that could be cut; take l2"
+            "that could be cut; take l1"
         )
     sizes = footprint(groups, shapes)
     left = cost or _cost(options.of, groups, sizes, macs)
