@@ -128,7 +128,7 @@ def test_help_names_every_option_of_its_dataclasses(capsys: pytest.CaptureFixtur
         for name in kind.__dataclass_fields__:
             dashed = name.replace("_", "-")
             assert f"--{dashed} " in text or f"--no-{dashed} " in text, name
-    assert "[default: l2]" in text
+    assert "[default: l1]" in text
 
 
 @pytest.mark.slow

@@ -349,7 +349,7 @@ def test_groups_without_a_score_stay_whole_and_are_named() -> None:
 
     assert selection.unscored == ("conv0",)
     assert list(selection.removed) == ["conv1"]
-    with pytest.raises(BadInputError, match="'l2' says nothing about any of the 2 groups"):
+    with pytest.raises(BadInputError, match="'l1' says nothing about any of the 2 groups"):
         select(structure, {}, options, shapes=shapes)
 
 

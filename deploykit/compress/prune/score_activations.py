@@ -72,7 +72,7 @@ def score_activations(
         if values is not None:
             result[group.name] = over_mean(values)
     if not result:
-        raise BadInputError("criterion 'activation' could watch no layer of this network; take l2")
+        raise BadInputError("criterion 'activation' could watch no layer of this network; take l1")
     return result
 
 

@@ -89,7 +89,7 @@ def _products(
     import torch
 
     if evidence.loss is None:
-        raise BadInputError("this criterion needs a loss; take l2")
+        raise BadInputError("this criterion needs a loss; take l1")
     parameters = dict(module.named_parameters(remove_duplicate=False))
     chosen = [parameters[name] for name in names]
     frozen = [parameter for parameter in chosen if not parameter.requires_grad]
