@@ -14,6 +14,10 @@ from deploykit.load.sources import Source, resolve
 from deploykit.load.weights import fit_weights, read_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
     from deploykit.compress.prune.plan import Plan
     from deploykit.core.types import Model
 
@@ -36,6 +40,7 @@ def load_model(source: Source) -> Model:
     plan = records.load(source.plan, Plan, PLAN)
     weights = read_weights(source.weights)
     whole = load_source(replace(source, plan=None, weights=None))
+    _take_indices(whole.module, weights)
     small = pruned(whole, plan)
     fit_weights(small.module, weights, source.weights)
     digests = {
@@ -46,6 +51,19 @@ def load_model(source: Source) -> Model:
     }
     step = replace(whole.history[-1], input_digests=digests)
     return replace(small, history=(step, *small.history[len(whole.history) :]))
+
+
+def _take_indices(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Buffers of whole numbers as they were saved: a plan depends on a permutation drawn at random.
+
+    Args:
+        module: made by the source, changed in place.
+        weights: of what the plan leaves; what it cuts has another shape there.
+    """
+    for name, buffer in module.named_buffers():
+        saved = weights.get(name)
+        if saved is not None and saved.shape == buffer.shape and not buffer.is_floating_point():
+            buffer.copy_(saved)
 
 
 def pruned(model: Model, plan: Plan) -> Model:

@@ -205,3 +205,32 @@ def test_exactness_follows_the_zeros(
     assert done.marks["a"] == mark
     model = Model(nn.Identity(), parse_inputs([IMAGE]))
     assert agreement(done.program, done.plan, model.inputs).exact == (mark == "exact")
+
+
+def test_a_bilinear_form(prune: Prune) -> None:
+    done = prune(
+        lambda m, x: m.out(m.form(m.a(x), m.b(x))),
+        "x=N[1..8]x6",
+        a=nn.Linear(6, 8),
+        b=nn.Linear(6, 12),
+        form=nn.Bilinear(8, 12, 10),
+        out=nn.Linear(10, 5),
+    )
+
+    assert done.widths["form.weight"] == (5, 4, 6)
+    assert set(done.marks.values()) == {"exact"}
+
+
+def test_queries_that_attend_to_each_other_are_exact(prune: Prune) -> None:
+    """A query is never zero where no query goes: its number has nothing to do with its width."""
+
+    def run(m: Any, x: Tensor) -> Any:
+        q = m.queries.expand(x.shape[0], -1, -1)
+        seen = functional.scaled_dot_product_attention(m.q(q), m.k(q + m.k2(x)[:, None]), m.v(q))
+        return m.out(seen).mean(1)
+
+    done = prune(run, "x=N[1..8]x6", queries=nn.Parameter(torch.rand(1, 7, 8)),
+                 q=nn.Linear(8, 8), k=nn.Linear(8, 8), k2=nn.Linear(6, 8), v=nn.Linear(8, 8),
+                 out=nn.Linear(8, 5))  # fmt: skip
+
+    assert set(done.marks.values()) == {"exact"}

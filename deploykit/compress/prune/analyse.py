@@ -20,11 +20,12 @@ from deploykit.compress.prune.constants import memory_owners, writes
 from deploykit.compress.prune.graph import learnt
 from deploykit.compress.prune.origins import kernel_extents
 from deploykit.compress.prune.rules.call import Call, Unruled, packet_name
-from deploykit.compress.prune.structure import Role, Structure
+from deploykit.compress.prune.structure import Exactness, Role, Structure
 from deploykit.compress.prune.trace import Trace, Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from torch import Tensor
     from torch.fx import Node
@@ -80,6 +81,9 @@ def settled(program: Program, heads: str = "within") -> Analysis:
         gained = _freedom(candidate)
         if gained > freedom:
             preset, best, freedom = {**preset, **turned}, candidate, gained
+    if any(mark.exactness is Exactness.APPROXIMATE for mark in best.trace.doubts):
+        # What nobody writes stays: it need not be zero for anything to be exact.
+        return run(program, preset, fixed=_unwritten(best))
     return best
 
 
@@ -87,6 +91,7 @@ def run(
     program: Program,
     preset: Mapping[str, int],
     removed: Mapping[str, Mapping[int, Mask]] | None = None,
+    fixed: Mapping[str, AbstractSet[int]] | None = None,
 ) -> Analysis:
     """One pass.
 
@@ -94,12 +99,13 @@ def run(
         program: the graph.
         preset: ways to take, by the key of the choice.
         removed: in the replay of a plan, bool [size] by parameter and dimension: what goes.
+        fixed: dimensions of parameters that never get smaller, where that is known.
     """
     replay = _Replay(removed or {})
     trace = Trace(program.tensors, preset)
     if removed is not None:
         trace.removed = replay.gone(trace)
-    labelling = _Labelling(program, trace, replay)
+    labelling = _Labelling(program, trace, replay, fixed or {})
     for node in program.module.graph.nodes:
         for used in node.all_input_nodes:
             labelling.label(used)  # a parameter where it is first used: in order of computation
@@ -110,7 +116,13 @@ def run(
 class _Labelling:
     """Node by node, the labels of every value."""
 
-    def __init__(self, program: Program, trace: Trace, replay: _Replay) -> None:
+    def __init__(
+        self,
+        program: Program,
+        trace: Trace,
+        replay: _Replay,
+        fixed: Mapping[str, AbstractSet[int]],
+    ) -> None:
         self.values: dict[Node, Result] = {}
         self.leaves: dict[str, Value] = {}
         self._program, self._trace, self._replay = program, trace, replay
@@ -118,7 +130,9 @@ class _Labelling:
         self._by_memory: dict[int, tuple[Tensor, Value]] = {}
         self._learnt = learnt(program.module)
         self._owners = memory_owners(program.module)
-        self._extents = kernel_extents(program)
+        extents = kernel_extents(program)
+        self._fixed = {name: fixed.get(name, set()) | extents.get(name, set())
+                       for name in fixed.keys() | extents.keys()}  # fmt: skip
 
     def label(self, node: Node) -> None:
         """Give a parameter, buffer or constant its labels; nothing where it has them."""
@@ -126,7 +140,7 @@ class _Labelling:
         if node.op != "get_attr" or node in self.values or name not in self._program.tensors:
             return
         tensor = self._program.tensors[name]
-        fixed = self._extents.get(name, 0)
+        fixed = self._fixed.get(name, set())
         if name in self._program.names:
             leaf = _leaf(self._trace, tensor, fixed, self._by_memory, zero=name in self._learnt)
         else:
@@ -168,12 +182,12 @@ def _written(values: dict[Node, Result], bases: Mapping[Node, Node], node: Node)
 def _leaf(
     trace: Trace,
     tensor: Tensor,
-    fixed: int,
+    fixed: AbstractSet[int],
     by_memory: dict[int, tuple[Tensor, Value]],
     *,
     zero: bool,
 ) -> Value:
-    """Fresh labels for every dimension of a parameter but the last `fixed` ones.
+    """Fresh labels for every dimension of a parameter but the fixed ones.
 
     The same for one that shares its memory.
     """
@@ -185,9 +199,8 @@ def _leaf(
         for axis in known.axes:
             trace.lock(axis, "shares its memory with a tensor of another shape")
         return Value(tuple(tensor.shape), ((),) * tensor.dim(), static=True)
-    free = tensor.dim() - fixed
     axes: list[Axis] = [
-        (trace.labels.fresh(size),) if dim < free and (size > 1 or tensor.dim() < 3) else ()
+        (trace.labels.fresh(size),) if dim not in fixed and (size > 1 or tensor.dim() < 3) else ()
         for dim, size in enumerate(tensor.shape)
     ]
     value = Value(tuple(tensor.shape), tuple(axes), zero=zero, static=True)
@@ -268,6 +281,24 @@ def _freedom(analysis: Analysis) -> float:
                 for column in axis:
                     freedom += prod(value.shape) * float((~locked[column]).mean())
     return freedom
+
+
+def _unwritten(analysis: Analysis) -> dict[str, set[int]]:
+    """Dimensions of parameters that no layer writes (tokens, queries): they are in no group."""
+    trace = analysis.trace
+    roots = trace.labels.roots()
+    written = np.zeros(len(roots), dtype=bool)
+    for column, role in trace.roles:
+        if role is Role.WRITES:
+            written[roots[column]] = True
+    return {
+        name: {
+            dim
+            for dim, axis in enumerate(value.axes)
+            if not any(written[roots[column]].any() for column in axis)
+        }
+        for name, value in analysis.leaves.items()
+    }
 
 
 def _next_ways(analysis: Analysis, tried: set[tuple[str, int]]) -> dict[str, int]:

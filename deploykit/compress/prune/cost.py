@@ -65,7 +65,7 @@ def _macs_by_weight(program: Program) -> dict[Node, dict[str, float]]:
 def _weights(node: Node, static: AbstractSet[Node]) -> Sequence[Node]:
     """The operands of a layer that are weights."""
     name = packet_name(node)
-    if name in CONVOLUTIONS or name == "linear":
+    if name in CONVOLUTIONS or name in {"linear", "bilinear"}:
         return (argument(node, "weight"),)
     if name in PRODUCTS:
         return [used for used in _factors(node) if used in static]
@@ -100,8 +100,8 @@ def _macs(program: Program, node: Node, weight: Node) -> int:
     if name in CONVOLUTIONS:
         positions = node.all_input_nodes[0] if "transpose" in name else node
         return prod(_shape(program, positions)) * prod(kernel[1:])
-    if name == "linear":
-        return prod(_shape(program, node)) * kernel[-1]
+    if name in {"linear", "bilinear"}:
+        return prod(_shape(program, node)) * prod(kernel[1:])
     left, _ = _factors(node) if len(_factors(node)) == 2 else (weight, weight)
     return prod(_shape(program, node)) * _shape(program, left)[-1]
 

@@ -11,6 +11,7 @@ from deploykit.compress.prune.analyse import Analysis, locked_sets, rewrite_of, 
 from deploykit.compress.prune.bypass import after_blocks
 from deploykit.compress.prune.edit import Edit
 from deploykit.compress.prune.graph import bodies
+from deploykit.compress.prune.origins import kernel_extents
 from deploykit.compress.prune.plan import Cut, Plan
 from deploykit.core.errors import BadInputError, nearest
 
@@ -147,6 +148,10 @@ def _check_closed(analysis: Analysis, plan: Plan, gone: Mask) -> None:
                     reason = _reason(analysis, column[gone[column]])
                     raise BadInputError(f"the plan cuts {name}, dimension {dim}, which {reason}")
             kept = planned.get((name, dim), set(range(value.shape[dim])))
+            if not axis and len(kept) < value.shape[dim]:
+                extents = kernel_extents(analysis.program).get(name, ())
+                reason = "is a kernel's extent" if dim in extents else "never gets smaller"
+                raise BadInputError(f"the plan cuts {name}, dimension {dim}, which {reason}")
             if set(np.flatnonzero(stays).tolist()) != kept:
                 raise BadInputError(
                     f"the plan does not fit the network: it keeps {len(kept)} of "

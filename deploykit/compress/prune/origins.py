@@ -16,7 +16,7 @@ PRODUCTS = frozenset({"matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm", "e
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 CELLS = frozenset(f"{name}_cell" for name in RECURRENT)
 _LAYERS = CONVOLUTIONS | PRODUCTS | RECURRENT | CELLS | {
-    "linear", "embedding", "scaled_dot_product_attention",
+    "linear", "bilinear", "embedding", "scaled_dot_product_attention",
 }  # fmt: skip
 
 
@@ -49,14 +49,14 @@ def static_nodes(program: Program) -> frozenset[Node]:
     return frozenset(static)
 
 
-def kernel_extents(program: Program) -> dict[str, int]:
-    """How many of the last dimensions of a parameter are the extent of a convolution's kernel.
+def kernel_extents(program: Program) -> dict[str, frozenset[int]]:
+    """Which dimensions of a parameter are the extent of a convolution's kernel: the last ones.
 
     Spectral norm flattens a weight before any convolution sees it: what may not be cut there has
     to be known before.
     """
     made = origins(program)
-    extents: dict[str, int] = {}
+    extents: dict[str, frozenset[int]] = {}
     for node in program.module.graph.nodes:
         if node.op != "call_function" or packet_name(node) not in CONVOLUTIONS:
             continue
@@ -66,5 +66,5 @@ def kernel_extents(program: Program) -> dict[str, int]:
         for leaf in made[weight]:
             shape = program.shape(leaf) if leaf in program.shapes else ()
             if len(shape) >= rank + 2 and shape[-rank:] == extent:
-                extents[str(leaf.target)] = rank
+                extents[str(leaf.target)] = frozenset(range(len(shape) - rank, len(shape)))
     return extents

@@ -89,6 +89,21 @@ def _addmm(call: Call) -> Value:
     return Value(call.shape, axes, zero=zero, static=result.static and added.static)
 
 
+def _bilinear(call: Call) -> Value:
+    """x1ᵀ·W·x2 + b, with W [out, in1, in2]."""
+    left, right, weight = (call.value(name) for name in ("input1", "input2", "weight"))
+    contract(call, left, -1, weight, 1)
+    contract(call, right, -1, weight, 2)
+    call.trace.role(weight, 0, Role.WRITES)
+    out, bias = weight.axes[0], call.maybe("bias")
+    if bias is not None:
+        out = call.trace.unite(out, bias.axes[0])
+    leads = [Value(v.shape[:-1], v.axes[:-1], zero=v.zero) for v in (left, right)]
+    lead = call.trace.broadcast(leads, call.shape[:-1])
+    zero = weight.zero and not any(lead) and (bias is None or bias.zero)
+    return Value(call.shape, (*lead, out), zero=zero)
+
+
 def _einsum(call: Call) -> Value:
     """Indices with one letter go together."""
     values = call.all("tensors")
@@ -143,5 +158,6 @@ RULES = {
     "linear": Rule(_linear),
     **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), Rule(_matmul)),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), Rule(_addmm)),
+    "bilinear": Rule(_bilinear),
     "einsum": Rule(_einsum),
 }
