@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from deploykit.compress.prune.cost import macs_by_node, macs_of
 from deploykit.compress.prune.graph import program_of
@@ -49,6 +50,11 @@ def program(run: Any, given: str, **parts: Any) -> Program:
                      {"a": nn.MultiheadAttention(8, 2, batch_first=True)},
                      {"a.in_proj_weight": 5 * 24 * 8, "a.out_proj.weight": 5 * 8 * 8},
                      id="packed-and-split"),
+        # Filters of learnt frequencies over fixed places (SincNet): they shrink with the learnt.
+        pytest.param(lambda m, x: functional.conv1d(x, torch.sin(m.hz * m.n)[:, None]),
+                     "x=N[1..4]x1x20",
+                     {"hz": nn.Parameter(torch.rand(3, 1)), "n": torch.rand(1, 9)},
+                     {"hz": 12 * 3 * 9}, id="made-of-a-constant"),
         pytest.param(lambda m, x: (x + m.p) @ (x + m.p).mT, TOKENS,
                      {"p": nn.Parameter(torch.rand(5, 8))}, {}, id="activations-only"),
     ],

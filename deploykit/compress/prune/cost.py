@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
+from deploykit.compress.prune.graph import learnt
 from deploykit.compress.prune.origins import (
     CELLS,
     CONVOLUTIONS,
@@ -83,9 +84,14 @@ def _factors(node: Node) -> Sequence[Node]:
 
 
 def _leaf(program: Program, leaves: Sequence[Node]) -> Node | None:
-    """The parameter that is the matrix: the largest; `None` where there are vectors only."""
+    """The largest matrix, a learnt one where there is one; `None` where there are vectors only."""
     matrices = [leaf for leaf in leaves if len(_shape(program, leaf)) > 1]
-    return max(matrices, key=lambda leaf: prod(_shape(program, leaf)), default=None)
+    known = learnt(program.module)
+    return max(
+        matrices,
+        key=lambda leaf: (str(leaf.target) in known, prod(_shape(program, leaf))),
+        default=None,
+    )
 
 
 def _macs(program: Program, node: Node, weight: Node) -> int:
