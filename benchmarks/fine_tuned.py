@@ -167,7 +167,7 @@ def _ours(model: Model, share: float) -> nn.Module:
         shapes={name: tuple(tensor.shape) for name, tensor in model.module.named_parameters()},
         macs=macs_of(program),
     )
-    sizes = {name: tuple(tensor.shape) for name, tensor in program.tensors.items()}
+    sizes = program.sizes
     return cut(program, plan_of(structure, selection.removed, sizes))
 
 

@@ -155,7 +155,7 @@ def _cut(subject: _Subject, ratio: float) -> tuple[Plan, nn.Module]:
         options,
         shapes={name: tuple(tensor.shape) for name, tensor in module.named_parameters()},
     )
-    sizes = {name: tuple(tensor.shape) for name, tensor in subject.program.tensors.items()}
+    sizes = subject.program.sizes
     plan = plan_of(subject.structure, selection.removed, sizes)
     return plan, cut(subject.program, plan)
 

@@ -41,7 +41,6 @@ _FULL_S = 38 * 60.0  # what then is not reached is asked by the next run
 _FULL = Budget(epochs=3)
 # A tenth of the data, once: enough to tell the ways of choosing from one another.
 _SHORT = Budget(1, "fashion-mnist:train[::10]", "fashion-mnist:val", "fashion-mnist:test[::100]")
-_TEST = "fashion-mnist:test[::10]"
 _QUICK = Budget(
     1, "fashion-mnist:train[::100]", "fashion-mnist:val[::10]", "fashion-mnist:test[::10]"
 )

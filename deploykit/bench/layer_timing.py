@@ -22,7 +22,7 @@ import re
 import time
 from array import array
 from collections import defaultdict
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from deploykit.bench.profile import Event
     from deploykit.core.measurement import Target
     from deploykit.core.types import TensorSpec
     from deploykit.load.data import Array
@@ -51,16 +52,6 @@ _PLACE = re.compile(r"(?:^|_)(\d+)/(\d+)/")
 _END = "Slice"  # ours, at the end of each probe
 # Changes of layout and type: they count between two layers only, whatever they are called.
 _CHANGES = frozenset({"Cast", "ReorderInput", "ReorderOutput", "Transpose"})
-
-
-class Event(TypedDict, total=False):
-    """What is read of one entry of a profile; times in microseconds."""
-
-    cat: str
-    name: str
-    ts: int
-    dur: int
-    args: dict[str, object]
 
 
 def check_target(target: Target) -> None:

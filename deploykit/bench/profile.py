@@ -71,7 +71,7 @@ class OperatorTime:
     share: float
 
 
-class _Event(TypedDict, total=False):
+class Event(TypedDict, total=False):
     """What is read of one entry of the profile; times in microseconds."""
 
     cat: str
@@ -105,7 +105,7 @@ def profile_nodes(
         session = runtime.open(artifact, target, profile_to=Path(folder) / "profile")
         try:
             _run(session.bind(feeds))
-            events: list[_Event] = json.loads(session.end_profile().read_bytes())
+            events: list[Event] = json.loads(session.end_profile().read_bytes())
         finally:
             session.close()
     return node_times(events)
@@ -120,7 +120,7 @@ def _run(call: Callable[[], object]) -> None:
         call()
 
 
-def node_times(events: Sequence[_Event], warmup_runs: int = _WARMUP_RUNS) -> tuple[NodeTime, ...]:
+def node_times(events: Sequence[Event], warmup_runs: int = _WARMUP_RUNS) -> tuple[NodeTime, ...]:
     """Read a profile: means over the runs after the warm-up, slowest node first.
 
     Args:
@@ -160,7 +160,7 @@ def operator_times(nodes: Iterable[NodeTime]) -> tuple[OperatorTime, ...]:
     )
 
 
-def _kernels(events: Iterable[_Event]) -> Iterator[_Event]:
+def _kernels(events: Iterable[Event]) -> Iterator[Event]:
     for event in events:
         is_kernel = event.get("cat") == "Node" and event["name"].endswith(_KERNEL)
         if is_kernel and event["args"].get("op_name") not in _CONTROL_FLOW:

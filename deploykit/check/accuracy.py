@@ -154,6 +154,19 @@ def drop(reference: Accuracy, candidate: Accuracy, confidence: float = CONFIDENC
     return Drop(float(lost.mean()), mean_interval(lost, confidence), worse, better)
 
 
+def reported(name: str, found: Accuracy) -> Check:
+    """The figure with its interval, in percent where it is a share. Without a limit: it passes."""
+    scale = POINTS if found.is_share else 1.0
+    interval = found.interval()
+    return Check(
+        name=name,
+        verdict=Verdict.PASSED,
+        value=found.value * scale,
+        interval=interval and (interval[0] * scale, interval[1] * scale),
+        unit="%" if found.is_share else "",
+    )
+
+
 def at_most(name: str, found: Drop, limit: float, *, points: bool = True) -> Check:
     """Judge a drop by its point estimate; the interval stands beside it.
 

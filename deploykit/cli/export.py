@@ -10,7 +10,7 @@ import click
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
 
 if TYPE_CHECKING:
-    from deploykit.core.report import Check
+    from deploykit.core.report import Check, Report
     from deploykit.flow.export import ExportResult
 
 _EXAMPLES = """\b
@@ -113,7 +113,6 @@ def default_output(source: str) -> Path:
 
 
 def _print(result: ExportResult) -> None:
-    from deploykit.cli.output import Column, print_table
     from deploykit.cli.units import bytes_text
     from deploykit.load.inputs import input_text
 
@@ -123,12 +122,18 @@ def _print(result: ExportResult) -> None:
     for kind, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
         for spec in specs:
             click.echo(f"  {kind} {input_text(spec)}")
+    print_checks(result.report)
+
+
+def print_checks(report: Report) -> None:
+    """The checks of a report as a table: name, verdict, value with its interval, limit."""
+    from deploykit.cli.output import Column, print_table
+
     columns = (Column("check"), Column("verdict"), Column("value", right=True), Column("limit"))
-    print_table(columns, [check_row(check) for check in result.report.checks])
+    print_table(columns, [_row(check) for check in report.checks])
 
 
-def check_row(check: Check) -> tuple[str, str, str, str]:
-    """A check as a row of a table: name, verdict, value with its interval, limit."""
+def _row(check: Check) -> tuple[str, str, str, str]:
     interval = ""
     if check.interval is not None:
         low, high = (f"{end:.4g}" for end in check.interval)

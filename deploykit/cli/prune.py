@@ -149,15 +149,13 @@ def command(
 
 
 def _print(result: PruneResult) -> None:
-    from deploykit.cli.export import check_row
-    from deploykit.cli.output import Column, print_table
+    from deploykit.cli.export import print_checks
 
     _print_pruning(result.pruning)
     click.echo(f"{result.folder}: deploykit export {result.folder}")
     if not (result.folder / "kept.svg").is_file():
         click.echo("no picture of the kept channels: pip install 'deploykit[report]'")
-    columns = (Column("check"), Column("verdict"), Column("value", right=True), Column("limit"))
-    print_table(columns, [check_row(check) for check in result.report.checks])
+    print_checks(result.report)
 
 
 def _print_pruning(pruning: Pruning) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from deploykit.check.accuracy import POINTS, accuracy, at_most, drop
+from deploykit.check.accuracy import accuracy, at_most, drop, reported
 from deploykit.check.metrics import metric_named
 from deploykit.core.measurement import Target
-from deploykit.core.report import Check, Verdict
 from deploykit.flow.splits import VAL
 from deploykit.runtimes import runtime_named
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from deploykit.check.accuracy import Run
     from deploykit.core.progress import Progress
+    from deploykit.core.report import Check
     from deploykit.core.types import OnnxArtifact
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Data
@@ -48,7 +50,7 @@ def accuracy_checks(
         BadInputError: the data does not fit the network or the metric.
     """
     runtime = runtime_named(_RUNTIME)
-    labelled = {name: data for name, data in splits.named.items() if _labels_kind(data)}
+    labelled = {name: data for name, data in splits.named.items() if labels_type(data) is not None}
     if not labelled:
         return ()
     session = runtime.open(artifact, Target(runtime=_RUNTIME))
@@ -59,17 +61,8 @@ def accuracy_checks(
             found = accuracy(
                 lambda fed: session.bind(fed)(), data, artifact.inputs, chosen, progress=progress
             )
-            scale = POINTS if found.is_share else 1.0
-            interval = found.interval()
-            checks.append(
-                Check(
-                    name=f"{chosen.name} {_RUNTIME} {name}: {data.name}",
-                    verdict=Verdict.PASSED,
-                    value=found.value * scale,
-                    interval=interval and (interval[0] * scale, interval[1] * scale),
-                    unit="%" if found.is_share else "",
-                )
-            )
+            title = f"{chosen.name} {_RUNTIME} {name}: {data.name}"
+            checks.append(reported(title, found))
             if reference is not None and name == VAL and found.is_share:
                 was = accuracy(reference, data, artifact.inputs, chosen, progress=progress)
                 title = f"{chosen.name} lost against PyTorch {name}: {data.name}"
@@ -79,12 +72,17 @@ def accuracy_checks(
     return tuple(checks)
 
 
-def _labels_kind(data: Data) -> str:
-    """NumPy's letter for the labels' type, "" where there are none."""
-    labels = data.batch([0]).labels if len(data) else None
-    return "" if labels is None else labels.dtype.kind
+def labels_type(data: Data | None) -> np.dtype[Any] | None:
+    """NumPy's type of the labels; `None` where there are none."""
+    labels = data.batch([0]).labels if data is not None and len(data) else None
+    return None if labels is None else labels.dtype
+
+
+def are_classes(labels: np.dtype[Any] | None) -> bool:
+    """Whether labels are class numbers."""
+    return labels is not None and labels.kind in _INTEGERS
 
 
 def usual_metric(data: Data) -> str:
     """Top-1 for class numbers, the mean absolute error for everything else."""
-    return "top-1" if _labels_kind(data) in _INTEGERS else "mae"
+    return "top-1" if are_classes(labels_type(data)) else "mae"

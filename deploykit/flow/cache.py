@@ -60,8 +60,7 @@ class Cache:
                 shutil.rmtree(place, ignore_errors=True)
         temporary: Path | None = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ".gitignore").write_text("*\n")
+            kept_folder(self.folder)
             temporary = make_temporary(self.folder, ".making")
             make(temporary)
             if not place.is_dir():  # another run may have been faster
@@ -91,7 +90,9 @@ def kept_folder(folder: Path) -> Path:
         if not (folder / ".gitignore").exists():
             (folder / ".gitignore").write_text("*\n")
     except OSError as error:
-        raise EnvironmentFailedError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise EnvironmentFailedError(
+            f"cannot write the cache {folder}: {error.strerror or error}"
+        ) from error
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit.core import records
@@ -10,7 +10,7 @@ from deploykit.core.errors import BadInputError
 from deploykit.flow.prune_judge import latency_check
 from deploykit.flow.prune_latency import aimed, predictor
 from deploykit.flow.prune_record import KEPT, Counts
-from deploykit.flow.prune_size import shapes_of
+from deploykit.flow.prune_size import shapes_of, smaller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,12 +88,11 @@ class Planner:
         return lambda left: self.cutting.selection(network, scores, 1 - left, cost=cost)
 
     def _try_out(self, selection: Selection, *, careful: bool) -> SideBySide:
-        from deploykit.compress.prune.cut import cut, plan_of
+        from deploykit.compress.prune.cut import plan_of
 
-        program = self.network.program
-        shapes = {name: tuple(t.shape) for name, t in program.tensors.items()}
-        plan = plan_of(self.network.structure, selection.removed, shapes)
-        small = replace(self.network.model, module=cut(program, plan).eval())
+        network = self.network
+        plan = plan_of(network.structure, selection.removed, network.program.sizes)
+        small = smaller(network.model, network.program, plan, keep_class=False)
         return self.bench.compare(self.whole, self.bench.exported(small, "part"), careful=careful)
 
 

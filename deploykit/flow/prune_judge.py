@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from deploykit.check.accuracy import POINTS, at_most, drop
+from deploykit.check.accuracy import at_most, drop, reported
 from deploykit.compress.prune.candidates import candidates
 from deploykit.compress.prune.options import PruneOptions
 from deploykit.core.errors import CheckFailedError
@@ -88,7 +88,8 @@ def accuracy_checks(
     checks = []
     for name, was in before.items():
         now = after[name]
-        checks += [_figure(f"before {name}", was), _figure(f"after {name}", now)]
+        for said, found in (("before", was), ("after", now)):
+            checks.append(reported(f"{found.metric.name} {said} {name}: {found.data}", found))
         title = f"{now.metric.name} lost {name}: {now.data}"
         checks.append(lost_check(title, was, now, max_drop if name == VAL else None))
     return checks
@@ -99,18 +100,6 @@ def lost_check(name: str, was: Accuracy, now: Accuracy, limit: float | None) -> 
     points = was.is_share and now.is_share
     found = at_most(name, drop(was, now), inf if limit is None else limit, points=points)
     return replace(found, limit=limit)
-
-
-def _figure(said: str, found: Accuracy) -> Check:
-    scale = POINTS if found.is_share else 1.0
-    span = found.interval()
-    return Check(
-        f"{found.metric.name} {said}: {found.data}",
-        Verdict.PASSED,
-        found.value * scale,
-        span and (span[0] * scale, span[1] * scale),
-        unit="%" if found.is_share else "",
-    )
 
 
 def oracle_check(

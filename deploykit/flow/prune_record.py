@@ -102,7 +102,7 @@ class Pruning:
     """One pruning, whole.
 
     Attributes:
-        aim: in words: "macs -50 %", "latency 0.7x".
+        aim: in words: "0.5x of its macs", "a latency of 0.7x".
         before: the network that was given.
         after: what was made of it.
         groups: in the order of computation.

@@ -198,8 +198,7 @@ class Rounds:
         sizes = footprint(structure.free, shapes_of(program))
         kept = {g.name: g.channels - len(removed.get(g.name, ())) for g in structure.free}
         size = Size(sizes.parameters(kept), sizes.macs(kept, macs_of(program)))
-        shapes = {name: tuple(tensor.shape) for name, tensor in program.tensors.items()}
-        return plan_of(structure, removed, shapes), size
+        return plan_of(structure, removed, program.sizes), size
 
     def _removed(self, network: Network, number: int, way: Way) -> dict[str, Array]:
         """Channels that go in this round, by group."""
@@ -217,6 +216,7 @@ class Rounds:
     def _finish(self, folder: Path, model: Model, plan: Plan, size: Size) -> None:
         """Fine-tune and keep."""
         from deploykit.compress.prune.plan import PLAN
+        from deploykit.load.weights import write_weights
 
         row = RoundRow(size)
         if self.tuning is not None:
@@ -228,7 +228,7 @@ class Rounds:
                 epochs=len(result.epochs),
                 seconds=result.seconds,
             )
-        save_weights(folder / WEIGHTS_NAME, model)
+        write_weights(folder / WEIGHTS_NAME, model.module)
         records.save(folder / PLAN_NAME, plan, PLAN)
         records.save(folder / _ROW_NAME, row, _ROW)
 
@@ -258,21 +258,3 @@ def _rest(plan: Plan, before: Plan) -> Plan:
             cuts.append(Cut(part.parameter, part.dim, len(earlier.kept), kept))
     blocks = tuple(name for name in plan.blocks if name not in before.blocks)
     return Plan(tuple(cuts), blocks, plan.heads)
-
-
-def save_weights(path: Path, model: Model) -> None:
-    """All tensors of a network, each once.
-
-    Raises:
-        EnvironmentFailedError: the file cannot be written.
-    """
-    from safetensors.torch import save
-
-    from deploykit.core.records import writing
-
-    state = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in model.module.state_dict().items()
-    }
-    with writing(path) as file:
-        file.write(save(state))

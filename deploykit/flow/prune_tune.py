@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from deploykit.check.accuracy import accuracy
 from deploykit.check.metrics import metric_named
 from deploykit.core.errors import BadInputError
-from deploykit.flow.accuracy import usual_metric
+from deploykit.flow.accuracy import are_classes, labels_type, usual_metric
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.train.options import TrainOptions
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from deploykit.load.recipe import Recipe
     from deploykit.train.loop import TrainResult
 
-_INTEGERS = "iu"
 _EPOCHS_SHARE = 4
 """Fine-tuning takes a quarter of the epochs that training took ..."""
 _RATE_SHARE = 4
@@ -91,9 +90,9 @@ def tuning_of(
 
 
 def _check_classes(data: Data) -> None:
-    labels = data.batch([0]).labels if len(data) else None
-    if labels is None or labels.dtype.kind not in _INTEGERS:
-        has = "no labels" if labels is None else f"labels of type {labels.dtype}"
+    labels = labels_type(data)
+    if not are_classes(labels):
+        has = "no labels" if labels is None else f"labels of type {labels}"
         raise BadInputError(
             f"{data.name} has {has}, and fine-tuning learns classes, which are whole numbers; "
             "prune without it: --no-finetune"
@@ -131,4 +130,4 @@ def judged(model: Model, data: Data, metric: str, progress: Progress) -> Accurac
 
 def judgeable(data: Data | None) -> TypeGuard[Data]:
     """Whether there are labels to judge by."""
-    return data is not None and len(data) > 0 and data.batch([0]).labels is not None
+    return labels_type(data) is not None

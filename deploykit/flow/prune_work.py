@@ -30,7 +30,7 @@ from deploykit.flow.prune_latency import Bench, steps_of
 from deploykit.flow.prune_picture import draw
 from deploykit.flow.prune_recipe import recipe_text
 from deploykit.flow.prune_record import PICTURE_NAME, PLAN_NAME, PRUNING, WEIGHTS_NAME
-from deploykit.flow.prune_rounds import Rounds, Stand, Way, save_weights
+from deploykit.flow.prune_rounds import Rounds, Stand, Way
 from deploykit.flow.prune_size import network_of, size_of
 from deploykit.flow.prune_tune import judgeable, judged
 from deploykit.flow.splits import VAL, Splits
@@ -316,9 +316,10 @@ class Work:
     def _write(self, folder: Path, stand: Stand, pruning: Pruning) -> PruneResult:
         from deploykit.compress.prune.plan import PLAN
         from deploykit.load.modules import state_digest
+        from deploykit.load.weights import write_weights
 
         report = Report(state_digest(stand.model.module), pruning.checks)
-        save_weights(folder / WEIGHTS_NAME, stand.model)
+        write_weights(folder / WEIGHTS_NAME, stand.model.module)
         records.save(folder / PLAN_NAME, self._whole_plan(stand.plan), PLAN)
         records.save(folder / PRUNING_NAME, pruning, PRUNING)
         records.save(folder / REPORT_NAME, report, records.REPORT)

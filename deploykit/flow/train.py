@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from deploykit.core.errors import BadInputError
 from deploykit.core.extras import extra
 from deploykit.core.progress import Progress, silent
-from deploykit.core.records import writing
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.modules import load_source
 from deploykit.load.sources import Source
+from deploykit.load.weights import write_weights
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ def train_recipe(
         raise BadInputError(f"{recipe.folder}: training needs [data] train and val")
     options = train_options(recipe, changes or {})
     with extra("compress"):
-        from safetensors.torch import save
-
         from deploykit.train.loop import train
     source = Source(
         text=recipe.source.net,
@@ -102,10 +100,8 @@ def train_recipe(
         folder=recipe.folder / FOLDER_NAME / "train",
         progress=progress,
     )
-    state = {key: tensor.contiguous() for key, tensor in result.module.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path) as file:
-        file.write(save(state))
+    write_weights(path, result.module)
     return Trained(path, result.val_accuracy, len(result.epochs), result.seconds)
 
 

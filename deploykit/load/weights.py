@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.extras import extra
+from deploykit.core.records import writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,22 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise BadInputError(f"weights {path} do not exist")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def write_weights(path: Path, module: nn.Module) -> None:
+    """All of a network's tensors as `.safetensors`, complete or not at all.
+
+    Raises:
+        EnvironmentFailedError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    state = {
+        name: tensor.detach().cpu().contiguous().clone()  # tied ones are stored twice
+        for name, tensor in module.state_dict().items()
+    }
+    with writing(path) as file:
+        file.write(save(state))
 
 
 def fit_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from deploykit.bench.layer_survey import faster_half
@@ -9,13 +11,15 @@ from deploykit.bench.layer_timing import (
     FEWEST_CALLS,
     MOST_CALLS,
     WARM_UP_CALLS,
-    Event,
     block_of,
     call_for,
     check_target,
 )
 from deploykit.core.errors import BadInputError
 from deploykit.core.measurement import Target
+
+if TYPE_CHECKING:
+    from deploykit.bench.profile import Event
 
 
 def _call(start: int, *kernels: tuple[str, str, int]) -> list[Event]:

@@ -1,4 +1,4 @@
-"""Reading back the curves that training draws."""
+"""One thread for small networks; reading back the curves that training draws."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from deploykit.train.events import Event, crc32c
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 # (message, field, number, type, type name), as in event.proto and summary.proto.
@@ -64,3 +65,12 @@ def _read_events(path: Path) -> list[Event]:
 @pytest.fixture(scope="session")
 def read_events() -> Callable[[Path], list[Event]]:
     return _read_events
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small are fastest on one, and do not wait for busy neighbours."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -22,10 +22,12 @@ from deploykit.train.loop import TrainResult, train
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from deploykit.train.events import Event
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRAIN, VAL = open_data("digits:train"), open_data("digits:val")
 OPTIONS = TrainOptions(epochs=4, batch_size=32, learning_rate=0.1, warmup=0.1, crop=1, seed=1)
@@ -92,14 +94,6 @@ def _unlearn(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tens
 def _same(one: nn.Module, other: nn.Module) -> bool:
     states = one.state_dict(), other.state_dict()
     return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from deploykit.train.loop import TrainResult, train
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRAIN, VAL = open_data("digits:train"), open_data("digits:val")
 OPTIONS = TrainOptions(epochs=4, batch_size=32, learning_rate=0.1, warmup=0.1, crop=1, seed=1)
@@ -44,15 +45,6 @@ def _accuracy(net: nn.Module) -> float:
     with torch.inference_mode():
         found = net(torch.from_numpy(batch.inputs["x"])).argmax(dim=1).numpy()
     return float((found == batch.labels).mean())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are fastest on one, and do not wait for busy neighbours."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -114,8 +114,7 @@ class _Search:
             count = low + choices - 1 - number // choices**digit % choices
             count = min(count, group.channels - 1)
             removed[group.name] = np.sort(rng.permutation(group.channels)[:count])
-        sizes = {name: tuple(tensor.shape) for name, tensor in self.program.tensors.items()}
-        return plan_of(Structure(groups), removed, sizes)
+        return plan_of(Structure(groups), removed, self.program.sizes)
 
     def blame(self, groups: Groups, found: ClassAgreement) -> None:
         """Note why groups are left alone; the first reason is the plainest."""

@@ -80,3 +80,7 @@ class Edit:
     def count(self, value: Value, dim: int) -> int:
         """How many indices of a dimension stay."""
         return int(self.keeps(value, dim).sum())
+
+    def groups_left(self, value: Value, dim: int, groups: int) -> int:
+        """Of so many equal groups of a dimension's indices, those that have any left."""
+        return int(self.keeps(value, dim).reshape(groups, -1).any(axis=1).sum())

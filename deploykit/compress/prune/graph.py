@@ -48,6 +48,11 @@ class Program:
     tensors: dict[str, Tensor]
     names: frozenset[str]
 
+    @property
+    def sizes(self) -> dict[str, Shape]:
+        """The shape of every parameter, buffer and constant, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
     def shape(self, node: Node) -> Shape:
         """Of a node that is one tensor."""
         found = self.shapes[node]

@@ -69,6 +69,10 @@ class Labels:
             np.minimum.at(self._parent, high, low)
             left, right = self.find(left), self.find(right)
 
+    def tie(self, rows: Column) -> None:
+        """From now on, all labels of a row go together, for each row of [rows, n]."""
+        self.unite(np.repeat(rows[:, 0], rows.shape[1] - 1), rows[:, 1:].ravel())
+
     def roots(self) -> Column:
         """The label that stands for each label's set, by label."""
         return self.find(np.arange(self._count))

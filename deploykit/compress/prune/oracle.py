@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from deploykit.core.types import TensorSpec
 
 LIMIT = 1e-9
-_BATCH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +276,7 @@ def _norm_args(edit: Edit, value: Any, part: Any, args: Any, kept: Any) -> list[
     if name == "batch_norm":
         return new
     if name == "group_norm":
-        new[1] = int(edit.keeps(value, 1).reshape(args[1], -1).any(axis=1).sum())
+        new[1] = edit.groups_left(value, 1, args[1])
         first = 1
     else:
         first = len(value.shape) - len(args[1])

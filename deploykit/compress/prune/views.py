@@ -66,7 +66,7 @@ def split(trace: Trace, column: Column, pieces: tuple[int, ...], key: str) -> tu
     taken = trace.choose(key, tuple(by_size), fits)
     rows = _along(grid, taken)
     labels = rows[:, 0]
-    trace.labels.unite(np.repeat(labels, rows.shape[1] - 1), rows[:, 1:].ravel())
+    trace.labels.tie(rows)
     # After the first try, the nearest piece to the left: (heads, width) is how heads are written.
     outward = sorted(varying, key=lambda dim: (dim > by_size[0], abs(dim - by_size[0])))
     order = (by_size[0], *(dim for dim in outward if dim != by_size[0]))

@@ -8,6 +8,7 @@ operator without a rule locks what goes through it, by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Rule:
     rewrite: Callable[[Edit], None] | None = None
 
 
+@cache
 def table() -> Mapping[str, Rule]:
     """Every rule by the operator's name, without namespace, overload and the `_` of in-place."""
     from deploykit.compress.prune.rules import (

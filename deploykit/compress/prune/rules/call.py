@@ -94,12 +94,6 @@ def argument(node: Node, name: str) -> Any:
     return None
 
 
-def has_argument(node: Node, name: str) -> bool:
-    """Whether the operator's schema has such an argument."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(known.name == name for known in schema.arguments)
-
-
 def set_argument(node: Node, name: str, value: Any) -> None:
     """Change an argument in the graph."""
     schema = getattr(node.target, "_schema", None)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.compress.prune.rules import Rule
-from deploykit.compress.prune.rules.call import packet_name
 from deploykit.compress.prune.structure import Exactness, Role
 from deploykit.compress.prune.trace import Choice, Value
 
@@ -93,9 +92,9 @@ def _grouped(
     way = trace.choose(key, ways, fits)
     for grid in (read_column.reshape(groups, -1), out.reshape(groups, -1)):
         if way == INSIDE:
-            _tie(trace, grid.T)
+            trace.labels.tie(grid.T)
         else:
-            _tie(trace, grid)
+            trace.labels.tie(grid)
     if way == WHOLE:
         trace.labels.unite(read_column.reshape(groups, -1)[:, 0], out.reshape(groups, -1)[:, 0])
         for small in (inside_in, inside_out):
@@ -133,12 +132,6 @@ def _joined(trace: Trace, one: Column, other: Column) -> Column:
     return column
 
 
-def _tie(trace: Trace, rows: Column) -> None:
-    """Unite all labels of each row."""
-    firsts = np.repeat(rows[:, 0], rows.shape[1] - 1)
-    trace.labels.unite(firsts, rows[:, 1:].ravel())
-
-
 def _spatial(
     call: Call, value: Value, weight: Value, channel: int, *, transposed: bool
 ) -> list[Axis]:
@@ -163,15 +156,8 @@ def _rewrite_groups(edit: Edit) -> None:
     if groups == 1 or not isinstance(groups, int):
         return
     value, weight = edit.value(edit.arg("input")), edit.value(edit.arg("weight"))
-    transposed = "transpose" in packet_name(edit.old)
     channel = len(value.shape) - len(weight.shape) + 1
-    inside = edit.count(weight, 0) // groups if transposed else edit.count(weight, 1)
-    now = edit.count(value, channel)
-    if transposed:
-        stays = edit.keeps(value, channel).reshape(groups, -1)
-        edit.set("groups", int(stays.any(axis=1).sum()))
-    else:
-        edit.set("groups", now // inside)
+    edit.set("groups", edit.groups_left(value, channel, groups))
 
 
 RULES = dict.fromkeys(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from deploykit.compress.prune.rules import Rule
 from deploykit.compress.prune.rules.convolve import INSIDE, WHOLE
 from deploykit.compress.prune.structure import Exactness
@@ -94,7 +92,7 @@ def _by_group(call: Call, axis: Axis, groups: int) -> Axis:
 
     way = trace.choose(call.node.name, ways, fits)
     tied = rows.T if way == INSIDE else rows
-    trace.labels.unite(np.repeat(tied[:, 0], tied.shape[1] - 1), tied[:, 1:].ravel())
+    trace.labels.tie(tied)
     if way == INSIDE:
         trace.doubt(axis, Exactness.RENORMALISED, _WHY)
     if groups > 1:
@@ -105,8 +103,7 @@ def _by_group(call: Call, axis: Axis, groups: int) -> Axis:
 def _rewrite_group_norm(edit: Edit) -> None:
     value, groups = edit.value(edit.arg("input")), edit.arg("num_groups")
     if edit.shrinks(value, 1):
-        stays = edit.keeps(value, 1).reshape(groups, -1)
-        edit.set("num_groups", int(stays.any(axis=1).sum()))
+        edit.set("num_groups", edit.groups_left(value, 1, groups))
 
 
 def _weight_norm(call: Call) -> Value:

@@ -46,8 +46,7 @@ def _keep_stride(call: Call, axis: Axis, step: int) -> None:
     """What is written through a slice has to stay a slice: what lies within a step goes as one."""
     for column in axis:
         whole = len(column) - len(column) % step
-        rows = column[:whole].reshape(-1, step)
-        call.trace.labels.unite(np.repeat(rows[:, 0], step - 1), rows[:, 1:].ravel())
+        call.trace.labels.tie(column[:whole].reshape(-1, step))
         call.trace.lock((column[whole:],), "is written to in steps")
 
 

@@ -60,8 +60,7 @@ def _col2im(call: Call) -> Value:
     made = []
     for column in value.axes[1]:
         rows = column.reshape(channels, -1)
-        firsts = np.repeat(rows[:, 0], rows.shape[1] - 1)
-        call.trace.labels.unite(firsts, rows[:, 1:].ravel())
+        call.trace.labels.tie(rows)
         made.append(rows[:, 0])
     return Value(call.shape, (value.axes[0], tuple(made), (), ()), zero=value.zero)
 

@@ -79,8 +79,7 @@ def _pixel_shuffle(call: Call) -> Value:
     inner = (*lead, channels, factor, factor, high // factor, wide // factor)
     # Only whole output channels may go: r·r indices each.
     for column in value.axes[-3]:
-        rows = column.reshape(channels, -1)
-        trace.labels.unite(rows[:, :1].repeat(rows.shape[1] - 1, 1).ravel(), rows[:, 1:].ravel())
+        trace.labels.tie(column.reshape(channels, -1))
     split = reshape(trace, value, inner, key)
     axes = (*split.axes[: len(lead) + 1], (), ())
     return trace.move(value, call.shape, axes)
@@ -110,7 +109,7 @@ def _rewrite_shuffle(edit: Edit) -> None:
     """Whole groups may have gone, or the same channels of each."""
     value, groups = edit.value(edit.arg("self")), edit.arg("groups")
     if edit.shrinks(value, 1):
-        edit.set("groups", int(edit.keeps(value, 1).reshape(groups, -1).any(axis=1).sum()))
+        edit.set("groups", edit.groups_left(value, 1, groups))
 
 
 RULES = {
