@@ -149,13 +149,13 @@ def _smaller(model: Model, job: Job) -> nn.Module:
 
 def _ours(model: Model, share: float) -> nn.Module:
     """At one go, all layers competing, by L1 over the group and the MACs that a channel costs."""
-    from deploykit.compress.prune.analyse import analyse
-    from deploykit.compress.prune.cost import macs_of
-    from deploykit.compress.prune.cut import cut, plan_of
-    from deploykit.compress.prune.graph import program_of
+    from deploykit.compress.prune.analysis.analyse import analyse
+    from deploykit.compress.prune.analysis.cost import macs_of
+    from deploykit.compress.prune.choice.score import score
+    from deploykit.compress.prune.choice.select import select
+    from deploykit.compress.prune.cutting.cut import cut, plan_of
+    from deploykit.compress.prune.graph.program import program_of
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.compress.prune.score import score
-    from deploykit.compress.prune.select import select
 
     program = program_of(model)
     structure = analyse(program)
@@ -183,8 +183,8 @@ def _peers(model: Model, job: Job) -> nn.Module:
 
 def _macs(model: Model) -> float:
     """Counted by the same code, whoever pruned."""
-    from deploykit.compress.prune.cost import macs_of
-    from deploykit.compress.prune.graph import program_of
+    from deploykit.compress.prune.analysis.cost import macs_of
+    from deploykit.compress.prune.graph.program import program_of
 
     return sum(macs_of(program_of(model)).values())
 

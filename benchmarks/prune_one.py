@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.types import Model
@@ -135,17 +135,17 @@ def _declared(module: nn.Module, size: int) -> Model:
 
 
 def _analysed(model: Model) -> _Subject:
-    from deploykit.compress.prune.analyse import analyse
-    from deploykit.compress.prune.graph import program_of
+    from deploykit.compress.prune.analysis.analyse import analyse
+    from deploykit.compress.prune.graph.program import program_of
 
     program = program_of(model)
     return _Subject(model, program, analyse(program))
 
 
 def _cut(subject: _Subject, ratio: float) -> tuple[Plan, nn.Module]:
-    from deploykit.compress.prune.cut import cut, plan_of
-    from deploykit.compress.prune.score import score
-    from deploykit.compress.prune.select import select
+    from deploykit.compress.prune.choice.score import score
+    from deploykit.compress.prune.choice.select import select
+    from deploykit.compress.prune.cutting.cut import cut, plan_of
 
     options = PruneOptions(ratio=ratio, of="channels", scope="layer", criterion="l2", align="1")
     module = subject.model.module
@@ -161,14 +161,14 @@ def _cut(subject: _Subject, ratio: float) -> tuple[Plan, nn.Module]:
 
 
 def _exact(subject: _Subject, plan: Plan) -> float:
-    from deploykit.compress.prune.oracle import agreement
+    from deploykit.compress.prune.cutting.oracle import agreement
 
     return agreement(subject.program, plan, subject.model.inputs, _SEED).difference
 
 
 def _kept_class(subject: _Subject, plan: Plan, trial: Trial) -> Trial:
     """Whether the user's own class, smaller, runs and agrees with the graph."""
-    from deploykit.compress.prune.keep_class import CannotKeepClassError, keep_class
+    from deploykit.compress.prune.own_class.keep_class import CannotKeepClassError, keep_class
 
     try:
         keep_class(subject.model, subject.program, plan, seed=_SEED)

@@ -29,7 +29,7 @@ from deploykit.load.recipe import Recipe, is_recipe, load_recipe
 from deploykit.load.sources import check_form, resolve
 
 if TYPE_CHECKING:
-    from deploykit.compress.prune.evidence import Evidence
+    from deploykit.compress.prune.choice.evidence import Evidence
     from deploykit.core.types import Model
     from deploykit.flow.prune_request import PruneRequest
     from deploykit.load.data import Data
@@ -124,7 +124,7 @@ def _evidence(options: PruneOptions, data: Data | None, model: Model, text: str)
     Raises:
         BadInputError: there is none.
     """
-    from deploykit.compress.prune.evidence import Evidence
+    from deploykit.compress.prune.choice.evidence import Evidence
     from deploykit.train.losses import cross_entropy
 
     if options.criterion not in NEED_DATA:

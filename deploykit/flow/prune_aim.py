@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from deploykit.compress.prune.ranking import Scores
-    from deploykit.compress.prune.select import Selection
+    from deploykit.compress.prune.choice.ranking import Scores
+    from deploykit.compress.prune.choice.select import Selection
     from deploykit.core.progress import Progress
     from deploykit.flow.prune_cutting import Cutting
     from deploykit.flow.prune_latency import Bench, SideBySide
@@ -77,8 +77,8 @@ class Planner:
         return share
 
     def _chooser(self) -> Callable[[float], Selection]:
-        from deploykit.compress.prune.candidates import candidates
-        from deploykit.compress.prune.footprint import footprint
+        from deploykit.compress.prune.choice.candidates import candidates
+        from deploykit.compress.prune.choice.footprint import footprint
 
         options, network = self.cutting.options, self.network
         groups = candidates(network.structure, options.exclude, options.least_exact)
@@ -88,7 +88,7 @@ class Planner:
         return lambda left: self.cutting.selection(network, scores, 1 - left, cost=cost)
 
     def _try_out(self, selection: Selection, *, careful: bool) -> SideBySide:
-        from deploykit.compress.prune.cut import plan_of
+        from deploykit.compress.prune.cutting.cut import plan_of
 
         network = self.network
         plan = plan_of(network.structure, selection.removed, network.program.sizes)

@@ -12,11 +12,11 @@ from deploykit.flow.prune_size import shapes_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from deploykit.compress.prune.evidence import Evidence
-    from deploykit.compress.prune.footprint import Kept
+    from deploykit.compress.prune.choice.evidence import Evidence
+    from deploykit.compress.prune.choice.footprint import Kept
+    from deploykit.compress.prune.choice.ranking import Scores
+    from deploykit.compress.prune.choice.select import Selection, Steps
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.compress.prune.ranking import Scores
-    from deploykit.compress.prune.select import Selection, Steps
     from deploykit.compress.prune.structure import Structure
     from deploykit.flow.prune_size import Network
     from deploykit.load.data import Array
@@ -41,7 +41,7 @@ class Cutting:
 
     def scores(self, network: Network) -> Scores:
         """Importance of every channel."""
-        from deploykit.compress.prune.score import score
+        from deploykit.compress.prune.choice.score import score
 
         return score(
             network.program.module,
@@ -61,8 +61,8 @@ class Cutting:
         cost: Callable[[Kept], float] | None = None,
     ) -> Selection:
         """Which channels go for a ratio; `least` and `cost` are those of `select`."""
-        from deploykit.compress.prune.cost import macs_of
-        from deploykit.compress.prune.select import select
+        from deploykit.compress.prune.analysis.cost import macs_of
+        from deploykit.compress.prune.choice.select import select
 
         return select(
             network.structure,

@@ -16,10 +16,10 @@ from deploykit.flow.prune_size import network_of, size_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploykit.compress.prune.blocks import Block
-    from deploykit.compress.prune.choose_blocks import BlockChoice, Left
-    from deploykit.compress.prune.evidence import Evidence
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.choice.evidence import Evidence
+    from deploykit.compress.prune.depth.blocks import Block
+    from deploykit.compress.prune.depth.choose_blocks import BlockChoice, Left
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.compress.prune.plan import Plan
     from deploykit.core.types import Model
@@ -51,7 +51,7 @@ def depth_evidence(options: PruneOptions, data: Data | None, model: Model) -> Ev
     Raises:
         BadInputError: there is no data, and the criterion needs some.
     """
-    from deploykit.compress.prune.evidence import Evidence
+    from deploykit.compress.prune.choice.evidence import Evidence
     from deploykit.train.losses import cross_entropy
 
     if not options.depth or options.depth_by == "magnitude":
@@ -96,8 +96,8 @@ def shallower(rounds: Rounds, base: Base, evidence: Evidence | None) -> Base:
     Raises:
         BadInputError: the network has fewer blocks than shall go, or none.
     """
-    from deploykit.compress.prune.blocks import blocks_of
-    from deploykit.compress.prune.bypass import without_blocks
+    from deploykit.compress.prune.depth.blocks import blocks_of
+    from deploykit.compress.prune.depth.bypass import without_blocks
     from deploykit.compress.prune.plan import Plan
 
     options, program = rounds.cutting.options, base.network.program
@@ -136,8 +136,8 @@ def _choice(
     blocks: tuple[Block, ...],
     evidence: Evidence | None,
 ) -> BlockChoice:
-    from deploykit.compress.prune.choose_blocks import choose_blocks
-    from deploykit.compress.prune.score_blocks import BlockScorer
+    from deploykit.compress.prune.depth.choose_blocks import choose_blocks
+    from deploykit.compress.prune.depth.score_blocks import BlockScorer
 
     by = options.depth_by
     if by == AUTO:
@@ -150,7 +150,7 @@ def _choice(
 
 
 def _left(options: PruneOptions, program: Program, blocks: tuple[Block, ...]) -> Left:
-    from deploykit.compress.prune.choose_blocks import macs_left, parameters_left
+    from deploykit.compress.prune.depth.choose_blocks import macs_left, parameters_left
 
     return (parameters_left if options.of == "parameters" else macs_left)(program, blocks)
 

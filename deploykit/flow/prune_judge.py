@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from deploykit.check.accuracy import at_most, drop, reported
-from deploykit.compress.prune.candidates import candidates
+from deploykit.compress.prune.choice.candidates import candidates
 from deploykit.compress.prune.options import PruneOptions
 from deploykit.core.errors import CheckFailedError
 from deploykit.core.report import Check, Verdict
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from deploykit.check.accuracy import Accuracy
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.types import TensorSpec
@@ -106,7 +106,7 @@ def oracle_check(
     program: Program, structure: Structure, plan: Plan, inputs: Sequence[TensorSpec]
 ) -> Check:
     """The proof in float64, of everything that is not approximate."""
-    from deploykit.compress.prune.oracle import agreement
+    from deploykit.compress.prune.cutting.oracle import agreement
     from deploykit.compress.prune.plan import without
     from deploykit.compress.prune.structure import Exactness
 

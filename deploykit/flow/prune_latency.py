@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from deploykit.bench.layer_shapes import LayerShape
     from deploykit.bench.layer_table import LatencyTable
     from deploykit.bench.statistics import Ratio
-    from deploykit.compress.prune.footprint import Footprint, Kept
-    from deploykit.compress.prune.select import Selection
+    from deploykit.compress.prune.choice.footprint import Footprint, Kept
+    from deploykit.compress.prune.choice.select import Selection
     from deploykit.compress.prune.structure import Group
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model

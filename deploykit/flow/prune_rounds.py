@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploykit.check.accuracy import Accuracy
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.choice.ranking import Scores
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.compress.prune.plan import Plan
-    from deploykit.compress.prune.ranking import Scores
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model
     from deploykit.flow.prune_cutting import Cutting
@@ -159,7 +159,7 @@ class Rounds:
             choose: what goes of the network as it is, and what is left then.
             try_out: told what is about to be trained; it may refuse.
         """
-        from deploykit.compress.prune.cut import compose
+        from deploykit.compress.prune.cutting.cut import compose
         from deploykit.load.modules import state_digest
 
         key = key_of(self.key, *name, state_digest(stand.model.module))
@@ -189,9 +189,9 @@ class Rounds:
 
     def _choose(self, network: Network, number: int, way: Way) -> tuple[Plan, Size]:
         """What goes in this round, and what is left then."""
-        from deploykit.compress.prune.cost import macs_of
-        from deploykit.compress.prune.cut import plan_of
-        from deploykit.compress.prune.footprint import footprint
+        from deploykit.compress.prune.analysis.cost import macs_of
+        from deploykit.compress.prune.choice.footprint import footprint
+        from deploykit.compress.prune.cutting.cut import plan_of
 
         program, structure = network.program, network.structure
         removed = self._removed(network, number, way)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deploykit.flow.prune_record import Size
 
 if TYPE_CHECKING:
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Group, Structure
@@ -37,9 +37,9 @@ def network_of(model: Model, options: PruneOptions) -> Network:
     Raises:
         BadInputError: it cannot be captured; the message has the reason and the place.
     """
-    from deploykit.compress.prune.analyse import analyse
-    from deploykit.compress.prune.class_groups import agreeing_groups
-    from deploykit.compress.prune.graph import program_of
+    from deploykit.compress.prune.analysis.analyse import analyse
+    from deploykit.compress.prune.graph.program import program_of
+    from deploykit.compress.prune.own_class.class_groups import agreeing_groups
 
     program = program_of(model)
     structure = analyse(program, options.heads)
@@ -61,8 +61,8 @@ def smaller(model: Model, program: Program, plan: Plan, *, keep_class: bool) -> 
         BadInputError: the plan does not fit the network.
         CannotKeepClassError: the class cannot express it.
     """
-    from deploykit.compress.prune.cut import cut
-    from deploykit.compress.prune.keep_class import keep_class as of_its_class
+    from deploykit.compress.prune.cutting.cut import cut
+    from deploykit.compress.prune.own_class.keep_class import keep_class as of_its_class
 
     module = of_its_class(model, program, plan) if keep_class else cut(program, plan)
     return replace(model, module=module.eval())
@@ -81,7 +81,7 @@ def shapes_of(program: Program) -> dict[str, tuple[int, ...]]:
 
 def size_of(program: Program) -> Size:
     """Parameters that the network uses, and multiply-accumulates of its layers with weights."""
-    from deploykit.compress.prune.cost import macs_of
+    from deploykit.compress.prune.analysis.cost import macs_of
 
     parameters = sum(prod(shape) for shape in shapes_of(program).values())
     return Size(parameters, float(sum(macs_of(program).values())))
@@ -89,7 +89,7 @@ def size_of(program: Program) -> Size:
 
 def counted(options: PruneOptions, size: Size, structure: Structure) -> float:
     """What the ratio is of: parameters, multiply-accumulates, or channels that may go."""
-    from deploykit.compress.prune.candidates import candidates
+    from deploykit.compress.prune.choice.candidates import candidates
 
     if options.of == "parameters":
         return float(size.parameters)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from deploykit.bench.alignment import Alignment
     from deploykit.check.accuracy import Accuracy
-    from deploykit.compress.prune.evidence import Evidence
+    from deploykit.compress.prune.choice.evidence import Evidence
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
@@ -303,7 +303,7 @@ class Work:
 
     def _whole_plan(self, plan: Plan) -> Plan:
         """The plan from the network that the source builds: it may have been pruned before."""
-        from deploykit.compress.prune.cut import compose
+        from deploykit.compress.prune.cutting.cut import compose
         from deploykit.compress.prune.plan import PLAN
         from deploykit.compress.prune.plan import Plan as Earlier
 

@@ -73,7 +73,7 @@ def pruned(model: Model, plan: Plan) -> Model:
         BadInputError: the plan does not fit the network; the message says where.
         CannotKeepClassError: it was made of a class that is another one now.
     """
-    from deploykit.compress.prune.graph import program_of
+    from deploykit.compress.prune.graph.program import program_of
 
     small = smaller(model, program_of(model), plan, keep_class=plan.keeps_class)
     step = Step(

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.cut import cut, plan_of
-from deploykit.compress.prune.graph import program_of
-from deploykit.compress.prune.oracle import agreement, made_up, widen
+from deploykit.compress.prune.analysis.analyse import analyse
+from deploykit.compress.prune.cutting.cut import cut, plan_of
+from deploykit.compress.prune.cutting.oracle import agreement, made_up, widen
+from deploykit.compress.prune.graph.program import program_of
 from deploykit.compress.prune.structure import Exactness
 from deploykit.core.types import Model
 from deploykit.load.calls import named_outputs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.fx import GraphModule
 
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
 

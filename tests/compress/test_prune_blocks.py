@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.block_modules import blocks_as_modules
-from deploykit.compress.prune.blocks import blocks_of
-from deploykit.compress.prune.bypass import Shallow, after_blocks, without_blocks
-from deploykit.compress.prune.cut import compose, cut, plan_of
-from deploykit.compress.prune.graph import program_of
-from deploykit.compress.prune.keep_class import CannotKeepClassError, keep_class
-from deploykit.compress.prune.oracle import agreement
+from deploykit.compress.prune.analysis.analyse import analyse
+from deploykit.compress.prune.cutting.cut import compose, cut, plan_of
+from deploykit.compress.prune.cutting.oracle import agreement
+from deploykit.compress.prune.depth.blocks import blocks_of
+from deploykit.compress.prune.depth.bypass import Shallow, after_blocks, without_blocks
+from deploykit.compress.prune.graph.program import program_of
+from deploykit.compress.prune.own_class.block_modules import blocks_as_modules
+from deploykit.compress.prune.own_class.keep_class import CannotKeepClassError, keep_class
 from deploykit.compress.prune.plan import Plan
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
 
 
 class Basic(nn.Module):
@@ -332,7 +332,7 @@ class TestWithout:
 
 def test_the_oracle_sees_a_wrong_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cut that takes another block than the plan says does not agree."""
-    from deploykit.compress.prune import oracle
+    from deploykit.compress.prune.cutting import oracle
 
     given = resnet()
     program = program_of(given)

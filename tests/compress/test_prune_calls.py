@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import deploykit.runtimes  # noqa: F401 - before onnxruntime: switches telemetry off
-from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.cut import cut, plan_of
-from deploykit.compress.prune.graph import program_of
+from deploykit.compress.prune.analysis.analyse import analyse
+from deploykit.compress.prune.cutting.cut import cut, plan_of
+from deploykit.compress.prune.graph.program import program_of
 from deploykit.core.types import Model
 from deploykit.export.options import ExportOptions
 from deploykit.export.torch_to_onnx import export_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.compress.prune.graph import Program, program_of
+from deploykit.compress.prune.graph.program import Program, program_of
 from deploykit.core.types import Model
 from deploykit.load.inputs import parse_inputs
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deploykit.compress.prune.cost import macs_by_node, macs_of
-from deploykit.compress.prune.graph import program_of
+from deploykit.compress.prune.analysis.cost import macs_by_node, macs_of
+from deploykit.compress.prune.graph.program import program_of
 from deploykit.core.types import Model
 from deploykit.load.inputs import parse_inputs
 from tests.compress.conftest import Net
 
 if TYPE_CHECKING:
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
 
 IMAGE = "x=N[1..4]x4x6x6"
 TOKENS = "x=N[1..4]x5x8"

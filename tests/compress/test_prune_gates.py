@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deploykit.compress.prune.oracle import agreement
+from deploykit.compress.prune.cutting.oracle import agreement
 from deploykit.core.types import Model
 from deploykit.load.inputs import parse_inputs
 

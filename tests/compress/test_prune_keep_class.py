@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.class_check import in_double
-from deploykit.compress.prune.class_groups import agreeing_groups, tied
-from deploykit.compress.prune.cut import cut, plan_of
-from deploykit.compress.prune.graph import program_of
-from deploykit.compress.prune.keep_class import CannotKeepClassError, keep_class
+from deploykit.compress.prune.analysis.analyse import analyse
+from deploykit.compress.prune.cutting.cut import cut, plan_of
+from deploykit.compress.prune.graph.program import program_of
+from deploykit.compress.prune.own_class.class_check import in_double
+from deploykit.compress.prune.own_class.class_groups import agreeing_groups, tied
+from deploykit.compress.prune.own_class.keep_class import CannotKeepClassError, keep_class
 from deploykit.core.types import Dim, Model, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
 
@@ -365,3 +365,44 @@ def test_casts_and_new_tensors_are_float64_while_compared() -> None:
 
     assert {cast.dtype, made.dtype, asked.dtype} == {torch.float64}
     assert torch.get_default_dtype() is torch.float32
+
+
+class Timed(nn.Module):
+    """Adds sines of positions, made anew by each call, in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Linear(12, 8)
+        self.after = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        """[N, T, 3]."""
+        frequencies = torch.exp(torch.arange(12) * (-9.2 / 11))
+        return self.after(self.before((x[..., None, 0] * 10 * frequencies).sin()).relu())
+
+
+def test_a_table_of_float32_numbers_is_no_reason_to_refuse() -> None:
+    model = model_of(Timed(), TOKENS)
+    program = program_of(model)
+    structure = analyse(program)
+    for seed in range(4):
+        assert agreeing_groups(model, program, structure, seed) is structure
+        keep_class(model, program, plan_for(program, structure, 0.5), seed)
+
+
+def test_spectral_and_weight_norm_keep_their_class() -> None:
+    normed = nn.utils.parametrizations
+    small = kept(
+        nn.Sequential(
+            normed.spectral_norm(nn.Conv2d(3, 8, 3)),
+            nn.ReLU(),
+            normed.weight_norm(nn.Conv2d(8, 16, 3)),
+            nn.ReLU(),
+            nn.Conv2d(16, 2, 1),
+        ),
+        IMAGES,
+    )
+
+    assert (small[0].out_channels, small[2].in_channels, small[2].out_channels) == (4, 4, 8)
+    assert small[4].in_channels == 8
+    small.train()(torch.rand(2, *IMAGES)).sum().backward()

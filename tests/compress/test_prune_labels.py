@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as some
 
-from deploykit.compress.prune.labels import NEVER, Labels
-from deploykit.compress.prune.trace import Trace, Value, merged
+from deploykit.compress.prune.analysis.labels import NEVER, Labels
+from deploykit.compress.prune.analysis.trace import Trace, Value, merged
 
 _PAIRS = some.lists(some.tuples(some.integers(1, 30), some.integers(1, 30)), max_size=40)
 

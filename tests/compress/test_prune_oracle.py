@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.compress.prune import oracle
-from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.cut import build, plan_of
-from deploykit.compress.prune.graph import Program, program_of
-from deploykit.compress.prune.oracle import agreement, in_float64
+from deploykit.compress.prune.analysis.analyse import analyse
+from deploykit.compress.prune.cutting import oracle
+from deploykit.compress.prune.cutting.cut import build, plan_of
+from deploykit.compress.prune.cutting.oracle import agreement, in_float64
+from deploykit.compress.prune.graph.program import Program, program_of
 from deploykit.core.types import Model
 from deploykit.load.inputs import parse_inputs
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import nn
 
-from deploykit.compress.prune.analyse import analyse
-from deploykit.compress.prune.cut import compose, cut, plan_of
-from deploykit.compress.prune.graph import Program, program_of
-from deploykit.compress.prune.oracle import agreement
+from deploykit.compress.prune.analysis.analyse import analyse
+from deploykit.compress.prune.cutting.cut import compose, cut, plan_of
+from deploykit.compress.prune.cutting.oracle import agreement
+from deploykit.compress.prune.graph.program import Program, program_of
 from deploykit.compress.prune.plan import PLAN, Cut, Plan, without
 from deploykit.core.errors import BadInputError
 from deploykit.core.records import decode, encode

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from deploykit.compress.prune.evidence import Evidence, evaluating
+from deploykit.compress.prune.choice.evidence import Evidence, evaluating
+from deploykit.compress.prune.choice.score import score
 from deploykit.compress.prune.options import CRITERIA, NEED_DATA
-from deploykit.compress.prune.score import score
 from deploykit.compress.prune.structure import Group, Member, Role, Structure
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.load.arrays import ArrayData

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.compress.prune.blocks import blocks_of
-from deploykit.compress.prune.choose_blocks import choose_blocks, macs_left, parameters_left
-from deploykit.compress.prune.evidence import Evidence
-from deploykit.compress.prune.graph import program_of
-from deploykit.compress.prune.score_blocks import BlockScorer, score_blocks, wider
+from deploykit.compress.prune.choice.evidence import Evidence
+from deploykit.compress.prune.depth.blocks import blocks_of
+from deploykit.compress.prune.depth.choose_blocks import choose_blocks, macs_left, parameters_left
+from deploykit.compress.prune.depth.score_blocks import BlockScorer, score_blocks, wider
+from deploykit.compress.prune.graph.program import program_of
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Model
 from deploykit.load.arrays import ArrayData
@@ -23,7 +23,7 @@ from deploykit.train.losses import cross_entropy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deploykit.compress.prune.graph import Program
+    from deploykit.compress.prune.graph.program import Program
 
 SAMPLES = 24
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from deploykit.compress.prune.candidates import candidates
-from deploykit.compress.prune.footprint import footprint
+from deploykit.compress.prune.choice.candidates import candidates
+from deploykit.compress.prune.choice.footprint import footprint
+from deploykit.compress.prune.choice.select import Selection, select
 from deploykit.compress.prune.options import PruneOptions
-from deploykit.compress.prune.select import Selection, select
 from deploykit.compress.prune.structure import Exactness, Group, Member, Role, Structure
 from deploykit.core.errors import BadInputError
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from deploykit.compress.prune.footprint import Kept
-    from deploykit.compress.prune.ranking import Integers
-    from deploykit.compress.prune.select import Steps
+    from deploykit.compress.prune.choice.footprint import Kept
+    from deploykit.compress.prune.choice.ranking import Integers
+    from deploykit.compress.prune.choice.select import Steps
 
     Problem = tuple[
         Structure, dict[str, tuple[int, ...]], dict[str, NDArray[np.float64]], PruneOptions

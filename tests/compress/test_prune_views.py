@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deploykit.compress.prune.trace import Trace, Value
-from deploykit.compress.prune.views import blocks, reshape
+from deploykit.compress.prune.analysis.trace import Trace, Value
+from deploykit.compress.prune.analysis.views import blocks, reshape
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploykit.bench.layer_shapes import LayerShape
-from deploykit.compress.prune.select import Counts, Selection
+from deploykit.compress.prune.choice.select import Counts, Selection
 from deploykit.compress.prune.structure import Group
 from deploykit.core.errors import CheckFailedError
 from deploykit.core.progress import silent

@@ -11,18 +11,18 @@ move them, arithmetic unites them (a residual sum makes channel 3 of one convolu
 of another one thing), and what cannot be followed locks them, with a reason for people. What must
 go together then is a set of labels; sets that lie in the same dimensions are a *group*.
 
-| files | what they do |
+| room | what it has |
 | --- | --- |
 | `structure`, `plan`, `options` | the nouns: groups, what was kept, what is asked for |
-| `graph`, `constants`, `liveness`, `cost` | the captured network, cleaned; its MACs |
-| `labels`, `trace`, `views`, `rules/`, `analyse`, `origins`, `groups` | dependency analysis |
-| `score*`, `evidence`, `candidates`, `ranking`, `footprint`, `select` | which channels go |
-| `cut`, `edit` | the smaller graph: sliced weights, literals rewritten by the rules |
-| `oracle` | proof in float64 against the original with zeros |
-| `blocks`, `block_names`, `bypass`, `score_blocks`, `choose_blocks` | whole residual blocks |
-| `keep_class`, `class_*`, `attributes`, `fold_scale`, `block_modules` | the user's own class |
+| `graph/` | the captured network, cleaned: what is constant, what is alive |
+| `analysis/` | labels, the rules for operators, groups; what a call says after a cut; MACs |
+| `choice/` | which channels go: scores, ranking, what the target likes |
+| `depth/` | whole residual blocks: found, scored, bypassed |
+| `cutting/` | the smaller graph, and the oracle: proof in float64 against the original with zeros |
+| `own_class/` | the user's own class, smaller |
 
-Two rules hold everywhere: what was given is never changed, and nothing here measures or judges.
-A new operator needs a function in its family's file of `rules/` and its name in `RULES`; the
-oracle is its test.
+A room imports those above it in this table only (import-linter holds it). Two rules hold
+everywhere: what was given is never changed, and nothing here measures or judges. A new operator
+needs a function in its family's file of `analysis/rules/` and its name in `RULES`; the oracle is
+its test.
 """

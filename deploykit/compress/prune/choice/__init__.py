@@ -1,0 +1,1 @@
+"""Which channels go: scores, ranked and rounded to what the target likes."""

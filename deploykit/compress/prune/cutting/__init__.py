@@ -1,0 +1,1 @@
+"""The smaller graph, and the proof that it computes what it should."""

@@ -1,0 +1,1 @@
+"""The captured network: calls, tensors by their names, what is constant and what is alive."""
