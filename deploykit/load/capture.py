@@ -11,6 +11,7 @@ from deploykit.core.types import Dim
 from deploykit.load.calls import arguments, by_keyword
 from deploykit.load.data import shape_text
 from deploykit.load.quiet import quiet_torch
+from deploykit.load.recurrent import shapes_only
 from deploykit.load.synthetic import dims_of, synthetic_feeds
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def capture(model: Model, example: Mapping[str, Array] | None = None) -> Exporte
     call = arguments(model.module, model.inputs, feeds)
     shapes = _dynamic_shapes(model)
     try:
-        with torch.no_grad(), quiet_torch():
+        with torch.no_grad(), quiet_torch(), shapes_only():
             return torch.export.export(
                 model.module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False
             )
