@@ -86,6 +86,13 @@ def test_a_plan_is_the_same_after_json(plan: Plan) -> None:
     assert decode(encode(plan, PLAN), Plan, PLAN, "plan.json") == plan
 
 
+def test_heads_that_no_analysis_knows(plan: Plan) -> None:
+    text = encode(plan, PLAN).replace(b'"within"', b'"half"')
+
+    with pytest.raises(BadInputError, match="the plan has heads 'half'; known are within and whol"):
+        decode(text, Plan, PLAN, "plan.json")
+
+
 def test_groups_that_are_not_there(program: Program, structure: Structure) -> None:
     known = sizes(program)
     for removed, says in (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from deploykit.compress.prune.options import HEADS
 from deploykit.core.errors import BadInputError
 from deploykit.core.records import Schema
 
@@ -64,6 +65,13 @@ class Plan:
     blocks: tuple[str, ...] = ()
     heads: str = field(default="within")
     keeps_class: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what the analysis does not know."""
+        if self.heads not in HEADS:
+            raise BadInputError(
+                f"the plan has heads {self.heads!r}; known are {' and '.join(HEADS)}"
+            )
 
 
 def without(plan: Plan, groups: Iterable[Group]) -> Plan:
