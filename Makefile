@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test unit lint bench schemas clean
+.PHONY: demo test unit lint bench zoo schemas clean
 
 # The environment: pinned versions, this package on top, editable.
 .venv/ready: requirements.lock pyproject.toml
@@ -33,6 +33,10 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
+
+# torchvision, timm and Torch-Pruning, for the benchmarks and twelve tests; in a folder of their own.
+zoo: .venv/ready
+	$(BIN)/python -c "from benchmarks.packages import install; install()"
 
 # After a change of a record: its JSON Schema in deploykit/core/schemas.
 schemas: .venv/ready

@@ -1,7 +1,6 @@
 """Twelve families of timm that between them have most of what is hard, pruned in a child process.
 
-timm and torchvision lie in `.bench/zoo`, where `python -m benchmarks pruning_coverage` puts them:
-tests fetch nothing.
+timm and torchvision lie in `.bench/zoo`, where `make zoo` puts them: tests fetch nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def outcomes() -> dict[str, Outcome]:
     if not packages.ready():
         if "zoo" in os.environ.get("DEPLOYKIT_REQUIRE", "").split():
             pytest.fail("DEPLOYKIT_REQUIRE names zoo and .bench/zoo is not there")
-        pytest.skip("timm is not in .bench/zoo: python -m benchmarks pruning_coverage --quick")
+        pytest.skip("timm is not in .bench/zoo: make zoo")
     keys = [network.key for network in SAMPLE]
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.prune_one", "--lean", *keys],
