@@ -1,0 +1,244 @@
+"""Which nodes are quantized, and which values get a quantizer of which range.
+
+Forward, every node that a target has an integer kernel for is taken where its operands allow it;
+backward, what no quantized node reads goes back to float: a quantizer that only a float node reads
+costs time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deploykit.quantize.targets import Out, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    import onnx
+
+    from deploykit.quantize.ranges import Range
+    from deploykit.quantize.targets import Placement, Rule
+    from deploykit.quantize.wiring import Wiring
+
+_LEAST_DIMS = 2  # of weights: a vector is a bias or a factor
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A node that stays float although its target could quantize it.
+
+    Attributes:
+        node: its name.
+        op: its operator.
+        why: in a phrase.
+    """
+
+    node: str
+    op: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to be quantized.
+
+    Attributes:
+        nodes: rules by the names of the nodes that are.
+        results: by the name of such a node its result, behind what the quantizer absorbs.
+        values: activations that get a quantizer, each with the values whose ranges it spans.
+        left: nodes that stay float, with reasons.
+    """
+
+    nodes: Mapping[str, Rule]
+    results: Mapping[str, str]
+    values: Mapping[str, tuple[str, ...]]
+    left: tuple[Left, ...] = ()
+
+
+def decide(
+    wiring: Wiring,
+    placement: Placement,
+    ranges: Mapping[str, Range],
+    exclude: Collection[str] = (),
+) -> Decision:
+    """Choose nodes and values.
+
+    Args:
+        wiring: of the float graph, prepared.
+        placement: of the target.
+        ranges: of values, by name.
+        exclude: names of nodes that stay float.
+    """
+    work = _Deciding(wiring, placement, ranges, frozenset(exclude))
+    for node in wiring.graph.node:
+        work.consider(node)
+    work.prune()
+    return Decision(work.chosen, work.results, work.values(), tuple(work.left))
+
+
+@dataclass(slots=True)
+class _Deciding:
+    """A decision under way."""
+
+    wiring: Wiring
+    placement: Placement
+    ranges: Mapping[str, Range]
+    exclude: frozenset[str]
+    chosen: dict[str, Rule] = field(default_factory=dict)
+    results: dict[str, str] = field(default_factory=dict)
+    left: list[Left] = field(default_factory=list)
+    integers: set[str] = field(default_factory=set)
+    """Values that are there as integers: results of chosen nodes, and what products read."""
+
+    def consider(self, node: onnx.NodeProto) -> None:
+        """Take a node, or note why not."""
+        rule = self.placement.rules.get(node.op_type)
+        if rule is None or node.domain not in ("", "ai.onnx"):
+            return
+        why = self._against(node, rule)
+        if why:
+            self.left.append(Left(node.name, node.op_type, why))
+            return
+        self.chosen[node.name] = rule
+        self.results[node.name] = self._behind(node.output[0])
+        self.integers.add(self.results[node.name])
+        self.integers.update(node.output[1:])
+        if rule.role is Role.COMPUTES:
+            self.integers.update(self._activations(node, rule))
+
+    def _against(self, node: onnx.NodeProto, rule: Rule) -> str:
+        """Why a node cannot be taken, or ""."""
+        if node.name in self.exclude:
+            return "it is excluded"
+        activations = self._activations(node, rule)
+        if not activations:
+            return "it reads constants only"
+        if unknown := [name for name in activations if name not in self.ranges]:
+            return f"there is no range of {unknown[0]}"
+        if rule.role is Role.COMPUTES:
+            return self._against_product(node, rule)
+        if floats := [name for name in activations if name not in self.integers]:
+            return f"{floats[0]} is float"
+        return ""
+
+    def _against_product(self, node: onnx.NodeProto, rule: Rule) -> str:
+        if rule.weight is None:
+            return ""
+        weight = self.wiring.constants.get(node.input[rule.weight])
+        if weight is None:
+            return "" if rule.weight in rule.reads else "its weights are computed"
+        if len(weight.dims) < _LEAST_DIMS:
+            return "its weights are a vector"
+        return _against_gemm(node) if node.op_type == "Gemm" else ""
+
+    def _activations(self, node: onnx.NodeProto, rule: Rule) -> list[str]:
+        """What a node reads that is computed at run time and quantized."""
+        positions = rule.reads or range(len(node.input))
+        names = [node.input[i] for i in positions if i < len(node.input) and node.input[i]]
+        return [name for name in names if name not in self.wiring.constants]
+
+    def _behind(self, name: str) -> str:
+        """The value behind what the quantizer absorbs."""
+        reader = self.wiring.only_reader(name)
+        while reader is not None and self._is_absorbed(reader) and reader.output[0] in self.ranges:
+            name = reader.output[0]
+            reader = self.wiring.only_reader(name)
+        return name
+
+    def _is_absorbed(self, node: onnx.NodeProto) -> bool:
+        if node.op_type not in self.placement.absorbed or node.name in self.exclude:
+            return False
+        if node.op_type != "Clip":
+            return True
+        # From 0 on: the lowest integer is exactly 0 then, and no rounding of the zero point in it.
+        low = node.input[1] if len(node.input) > 1 else ""
+        return low in self.wiring.constants and float(self.wiring.values(low)) == 0.0
+
+    def prune(self) -> None:
+        """Give back to float what no quantized node reads."""
+        for node in reversed(self.wiring.graph.node):
+            rule = self.chosen.get(node.name)
+            if rule is None or rule.role is Role.COMPUTES or self._is_read(node):
+                continue
+            del self.chosen[node.name], self.results[node.name]
+            self.left.append(Left(node.name, node.op_type, "no quantized node reads it"))
+
+    def _is_read(self, node: onnx.NodeProto) -> bool:
+        names = (self.results[node.name], *node.output[1:])
+        return any(self._chosen_readers(name) for name in names)
+
+    def _chosen_readers(self, name: str) -> list[onnx.NodeProto]:
+        return [
+            reader
+            for reader in self.wiring.readers.get(name, ())
+            if reader.name in self.chosen
+            and name in self._read_quantized(reader, self.chosen[reader.name])
+        ]
+
+    def values(self) -> dict[str, tuple[str, ...]]:
+        """Values with quantizers, each with those whose ranges it spans."""
+        found: dict[str, tuple[str, ...]] = {}
+        same: list[list[str]] = []
+        for node in self.wiring.graph.node:
+            rule = self.chosen.get(node.name)
+            if rule is None:
+                continue
+            read = self._read_quantized(node, rule)
+            for name in read:
+                found.setdefault(name, (name,))
+            made = [self.results[node.name], *node.output[1:]]
+            wanted = [name for name in made if self._is_wanted(name, rule)]
+            for name in wanted:
+                found.setdefault(name, found[read[0]] if rule.role is Role.MOVES else (name,))
+            if node.op_type in self.placement.same_scale:
+                same.append([*read, *wanted])
+        return _merged(found, same)
+
+    def _is_wanted(self, name: str, rule: Rule) -> bool:
+        if name not in self.ranges and rule.role is not Role.MOVES:
+            return False
+        return rule.out is Out.ALWAYS or bool(self._chosen_readers(name))
+
+    def _read_quantized(self, node: onnx.NodeProto, rule: Rule) -> list[str]:
+        """Activations that get a quantizer because this node reads them."""
+        names = self._activations(node, rule)
+        if not self.placement.residual or node.op_type != "Add":
+            return names
+        fused = [name for name in names if self._is_fusible(name)]
+        return [name for name in names if name not in fused[-1:]]
+
+    def _is_fusible(self, name: str) -> bool:
+        """Whether a sum can be made in the kernel of the product that gives this operand."""
+        maker = self.wiring.makers.get(name)
+        if maker is None or maker.name not in self.chosen:
+            return False
+        is_product = self.chosen[maker.name].role is Role.COMPUTES
+        return is_product and self.wiring.only_reader(name) is not None
+
+
+def _merged(
+    found: Mapping[str, tuple[str, ...]], same: Iterable[list[str]]
+) -> dict[str, tuple[str, ...]]:
+    """One range for all values that want one scale."""
+    made = dict(found)
+    for names in same:
+        spans = {made[name] for name in names if name in made}
+        whole = tuple(dict.fromkeys(name for span in spans for name in span))
+        made = {name: whole if span in spans else span for name, span in made.items()}
+    return made
+
+
+def _against_gemm(node: onnx.NodeProto) -> str:
+    if _float(node, "alpha", 1.0) != 1.0 or _float(node, "beta", 1.0) != 1.0:
+        return "it scales its operands (alpha, beta)"
+    return "it transposes its input" if _float(node, "transA", 0.0) else ""
+
+
+def _float(node: onnx.NodeProto, name: str, default: float) -> float:
+    from onnx.helper import get_attribute_value
+
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return float(get_attribute_value(attribute))
+    return default

@@ -1,0 +1,273 @@
+"""A decision as a graph: QuantizeLinear and DequantizeLinear around what is quantized.
+
+Every value has one pair, right behind whoever makes it, and everyone who reads it quantized reads
+behind the pair. Weights and biases are integers with one DequantizeLinear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploykit.quantize.numbers import bias_grid, grid_of, weight_grid, with_room_for
+from deploykit.quantize.targets import Channel, Out
+from deploykit.quantize.wiring import Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from deploykit.quantize.decide import Decision
+    from deploykit.quantize.numbers import Grid
+    from deploykit.quantize.ranges import Range
+    from deploykit.quantize.targets import Placement, Rule
+
+_PER_CHANNEL_DIMS = 2  # of a MatMul's weights; integer kernels want one scale for stacks of them
+
+
+def emit(
+    model: onnx.ModelProto,
+    placement: Placement,
+    decision: Decision,
+    ranges: Mapping[str, Range],
+) -> onnx.ModelProto:
+    """The quantized graph.
+
+    Args:
+        model: prepared, with its weights; not changed.
+        placement: of the target.
+        decision: made from the same graph.
+        ranges: of values, by name.
+    """
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    work = _Emitting(Wiring.of(made), placement, decision, ranges)
+    work.values()
+    for node in list(made.graph.node):
+        rule = decision.nodes.get(node.name)
+        if rule is not None:
+            work.constants(node, rule)
+    work.finish()
+    return made
+
+
+@dataclass(slots=True, eq=False)
+class _Emitting:
+    """A graph that is being rewritten."""
+
+    wiring: Wiring
+    placement: Placement
+    decision: Decision
+    ranges: Mapping[str, Range]
+    grids: dict[str, Grid] = field(default_factory=dict)
+    behind: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    """New nodes by the name of the value that they follow; "" for those that follow nothing."""
+    written: dict[tuple[str, object], str] = field(default_factory=dict)
+    """Names behind the dequantizer of a constant, by its name and grid."""
+    scales: dict[tuple[object, ...], tuple[str, str]] = field(default_factory=dict)
+
+    def values(self) -> None:
+        """A pair for each activation."""
+        integer = self._made_as_integers()
+        for name, span in self.decision.values.items():
+            low = min(self.ranges[one].low for one in span)
+            high = max(self.ranges[one].high for one in span)
+            placement = self.placement
+            grid = grid_of(low, high, placement.activation, symmetric=placement.symmetric)
+            self.grids[name] = grid
+            self._pair(name, grid, all_readers=name in integer)
+
+    def _made_as_integers(self) -> set[str]:
+        """Results whose float values no longer exist: their makers give integers."""
+        found: set[str] = set()
+        for node in self.wiring.graph.node:
+            rule = self.decision.nodes.get(node.name)
+            if rule is not None and rule.out is not Out.NEVER:
+                found.update((self.decision.results[node.name], *node.output[1:]))
+        return found
+
+    def _pair(self, name: str, grid: Grid, *, all_readers: bool) -> None:
+        from onnx import helper
+
+        source, behind = name, f"{name}/dequantized"
+        if all_readers and name in self.wiring.outputs:
+            source, behind = f"{name}/float", name
+            _rename_output(self.wiring.makers[name], name, source)
+        scale, zero = self._constants_of(name, grid)
+        middle = f"{name}/quantized"
+        nodes = [
+            helper.make_node(
+                "QuantizeLinear", [source, scale, zero], [middle], f"{name}/QuantizeLinear"
+            ),
+            helper.make_node(
+                "DequantizeLinear", [middle, scale, zero], [behind], f"{name}/DequantizeLinear"
+            ),
+        ]
+        self.behind[source] = nodes
+        if behind == name:
+            return
+        for reader in self.wiring.readers.get(name, ()):
+            if all_readers or name in self._quantized_reads(reader):
+                _replace_input(reader, name, behind)
+
+    def _quantized_reads(self, node: onnx.NodeProto) -> set[str]:
+        """What a node reads behind a quantizer."""
+        rule = self.decision.nodes.get(node.name)
+        if rule is None:
+            return set()
+        names = [node.input[i] for i in rule.reads or range(len(node.input)) if i < len(node.input)]
+        return {name for name in names if name in self.decision.values}
+
+    def constants(self, node: onnx.NodeProto, rule: Rule) -> None:
+        """Weights and bias of a node as integers, and constants beside its activations."""
+        weight_at, bias_at = rule.weight, rule.bias
+        if weight_at is None or node.input[weight_at] not in self.wiring.constants:
+            for position, name in enumerate(node.input):
+                if name in self.wiring.constants and (not rule.reads or position in rule.reads):
+                    self._operand(node, position)
+            return
+        weight = self._weights(node, rule, weight_at)
+        if bias_at is None or not self.placement.bias:
+            return
+        if len(node.input) > bias_at and node.input[bias_at] in self.wiring.constants:
+            inputs = self.grids[self._activation(node, rule)]
+            values = self.wiring.values(node.input[bias_at])
+            self._write(node, bias_at, values, bias_grid(inputs, weight))
+
+    def _weights(self, node: onnx.NodeProto, rule: Rule, position: int) -> Grid:
+        values = self.wiring.values(node.input[position])
+        axis = _axis(node, rule, values)
+        grid = weight_grid(values, axis, self.placement.weight_bits)
+        bias = rule.bias
+        if bias is not None and self.placement.bias and len(node.input) > bias:
+            name = node.input[bias]
+            if name in self.wiring.constants:
+                inputs = self.grids[self._activation(node, rule)]
+                grid = with_room_for(self.wiring.values(name), inputs, grid)
+        self._write(node, position, values, grid)
+        return grid
+
+    def _activation(self, node: onnx.NodeProto, rule: Rule) -> str:
+        """The value whose grid the products have, whatever it is called behind its pair."""
+        name: str = node.input[rule.reads[0]]
+        return name.removesuffix("/dequantized") if name not in self.grids else name
+
+    def _operand(self, node: onnx.NodeProto, position: int) -> None:
+        """A constant beside activations: on a grid of their kind."""
+        values = self.wiring.values(node.input[position])
+        if values.dtype != np.float32:
+            return
+        low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        kind, symmetric = self.placement.activation, self.placement.symmetric
+        self._write(node, position, values, grid_of(low, high, kind, symmetric=symmetric))
+
+    def _write(self, node: onnx.NodeProto, position: int, values: NDArray[Any], grid: Grid) -> None:
+        """Replace a constant by its integers and a dequantizer."""
+        from onnx import helper, numpy_helper
+
+        name = node.input[position]
+        key = (name, (grid.scale.tobytes(), str(grid.zero.dtype), grid.axis))
+        behind = self.written.get(key)
+        if behind is None:
+            number = sum(known == name for known, _ in self.written)
+            base = f"{name}/{number}" if number else name
+            behind = f"{base}/dequantized"
+            integers = numpy_helper.from_array(grid.quantized(values), f"{base}/quantized")
+            self.wiring.graph.initializer.append(integers)
+            scale, zero = self._constants_of(base, grid)
+            axis: dict[str, Any] = {} if grid.axis is None else {"axis": grid.axis}
+            self.behind.setdefault("", []).append(
+                helper.make_node(
+                    "DequantizeLinear",
+                    [integers.name, scale, zero],
+                    [behind],
+                    f"{base}/DequantizeLinear",
+                    **axis,
+                )
+            )
+            self.written[key] = behind
+        node.input[position] = behind
+
+    def _constants_of(self, name: str, grid: Grid) -> tuple[str, str]:
+        """Names of the scale and the zero point, each written once."""
+        from onnx import numpy_helper
+
+        key = (grid.scale.tobytes(), grid.scale.shape, grid.zero.tobytes(), str(grid.zero.dtype))
+        known = self.scales.get(key)
+        if known is None:
+            known = f"{name}/scale", f"{name}/zero"
+            self.wiring.graph.initializer.append(numpy_helper.from_array(grid.scale, known[0]))
+            self.wiring.graph.initializer.append(numpy_helper.from_array(grid.zero, known[1]))
+            self.scales[key] = known
+        return known
+
+    def finish(self) -> None:
+        """New nodes in their places; constants that nobody reads any more are gone."""
+        graph = self.wiring.graph
+        nodes = list(self.behind.get("", ()))
+        made = {value.name for value in graph.input} | set(self.wiring.constants)
+        for name in made & self.behind.keys():
+            nodes += self.behind[name]
+        for node in graph.node:
+            nodes.append(node)
+            for name in node.output:
+                nodes += self.behind.get(name, ())
+        copies = [_copy(node) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+        read = {name for node in copies for name in node.input} | self.wiring.outer
+        read |= {value.name for value in graph.output}
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        dropped = {tensor.name for tensor in graph.initializer} - read
+        if dropped:
+            copies_of = [_copy_tensor(tensor) for tensor in kept]
+            del graph.initializer[:]
+            graph.initializer.extend(copies_of)
+
+
+def _axis(node: onnx.NodeProto, rule: Rule, weights: NDArray[Any]) -> int | None:
+    """The dimension of a node's output channels in its weights."""
+    from onnx.helper import get_attribute_value
+
+    attributes = {one.name: get_attribute_value(one) for one in node.attribute}
+    if rule.channel is Channel.FIRST:
+        return 0
+    if rule.channel is Channel.SECOND:  # of a transposed convolution: [in, out / groups, ..]
+        return 1 if attributes.get("group", 1) == 1 else None
+    if rule.channel is Channel.GEMM:
+        return 0 if attributes.get("transB", 0) else 1
+    return weights.ndim - 1 if weights.ndim == _PER_CHANNEL_DIMS else None
+
+
+def _replace_input(node: onnx.NodeProto, old: str, new: str) -> None:
+    for position, name in enumerate(node.input):
+        if name == old:
+            node.input[position] = new
+
+
+def _rename_output(node: onnx.NodeProto, old: str, new: str) -> None:
+    for position, name in enumerate(node.output):
+        if name == old:
+            node.output[position] = new
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    import onnx
+
+    made = onnx.NodeProto()
+    made.CopyFrom(node)
+    return made
+
+
+def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    import onnx
+
+    made = onnx.TensorProto()
+    made.CopyFrom(tensor)
+    return made

@@ -1,0 +1,175 @@
+"""What each target likes to see quantized: tables of rules, one line an operator.
+
+A runtime replaces a node between DequantizeLinear and QuantizeLinear by an integer kernel where
+it has one; a pair around any other node costs time and gains nothing. The tables say where it has
+one. Sources: for ONNX Runtime what its optimiser (1.32, CPU provider) leaves of a graph with one
+such node, which `tests/quantize` asks again; for TensorRT the guide to explicit quantization.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from deploykit.core.errors import BadInputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Role(Enum):
+    """Why an operator is quantized."""
+
+    COMPUTES = "computes"
+    """It multiplies matrices: integers are faster, whatever stands around it."""
+
+    JOINS = "joins"
+    """It has an integer kernel: worth it between quantized neighbours only."""
+
+    MOVES = "moves"
+    """It moves or picks values: what comes out has the scale of what went in."""
+
+
+class Out(Enum):
+    """What becomes of an operator's result."""
+
+    ALWAYS = "always"
+    """Quantized: the integer kernel gives integers only."""
+
+    IF_READ = "if-read"
+    """Quantized where a quantized node reads it; the integer kernel can give floats as well."""
+
+    NEVER = "never"
+    """The runtime looks at inputs only; whoever reads it quantizes it."""
+
+
+class Channel(Enum):
+    """Which dimension of the weights has the output channels."""
+
+    FIRST = "first"
+    SECOND = "second"
+    LAST = "last"
+    GEMM = "gemm"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one operator is quantized.
+
+    Attributes:
+        role: why.
+        reads: positions of its activations; empty for all inputs that are no constants.
+        weight: position of what is quantized ahead of time where it is a constant, or `None`.
+        channel: which dimension of the weight has a scale of its own for each index.
+        bias: position of the bias, or `None`.
+        out: what becomes of the result.
+    """
+
+    role: Role
+    reads: tuple[int, ...] = ()
+    weight: int | None = None
+    channel: Channel | None = None
+    bias: int | None = None
+    out: Out = Out.ALWAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """All that placement has to know about a target.
+
+    Attributes:
+        name: as users type it.
+        rules: by operator.
+        activation: NumPy's name of the integers of activations: "uint8" or "int8".
+        symmetric: whether activations have zero in the middle.
+        bias: whether biases become 32-bit integers; otherwise they stay float.
+        absorbed: operators that clip, and vanish in the quantizer behind them.
+        weight_bits: 7 where the machine's instructions saturate on sums of 8-bit products.
+        residual: whether the sum of a convolution and something else wants that other input
+            quantized and the convolution's result not.
+        same_scale: operators whose inputs and output want one common scale.
+    """
+
+    name: str
+    rules: Mapping[str, Rule]
+    activation: str = "uint8"
+    symmetric: bool = False
+    bias: bool = True
+    absorbed: frozenset[str] = frozenset({"Relu", "Clip"})
+    weight_bits: int = 8
+    residual: bool = False
+    same_scale: frozenset[str] = field(default_factory=frozenset)
+
+
+def _table(role: Role, names: str, **values: object) -> dict[str, Rule]:
+    return {name: Rule(role, **values) for name in names.split()}  # type: ignore[arg-type]  # as Rule checks
+
+
+def _computing(out: Out, products_out: Out) -> dict[str, Rule]:
+    conv = Rule(Role.COMPUTES, (0,), 1, Channel.FIRST, 2, out)
+    return {
+        "Conv": conv,
+        "Gemm": Rule(Role.COMPUTES, (0, 1), 1, Channel.GEMM, 2, products_out),
+        "MatMul": Rule(Role.COMPUTES, (0, 1), 1, Channel.LAST, None, products_out),
+    }
+
+
+_MOVES = (
+    "Reshape Flatten Squeeze Unsqueeze Transpose Slice Gather Split MaxPool DepthToSpace Expand "
+    "Tile"
+)
+
+ORT_CPU = Placement(
+    "ort-cpu",
+    {
+        **_computing(Out.ALWAYS, Out.IF_READ),
+        **_table(Role.JOINS, "Add Mul Concat"),
+        **_table(Role.JOINS, "AveragePool GlobalAveragePool LeakyRelu Sigmoid", reads=(0,)),
+        **_table(Role.MOVES, _MOVES, reads=(0,)),
+    },
+)
+
+TENSORRT = Placement(
+    "tensorrt",
+    {
+        **_computing(Out.NEVER, Out.NEVER),
+        "ConvTranspose": Rule(Role.COMPUTES, (0,), 1, Channel.SECOND, 2, Out.NEVER),
+        **_table(Role.JOINS, "Add Concat", out=Out.NEVER),
+        **_table(Role.JOINS, "AveragePool GlobalAveragePool", reads=(0,), out=Out.NEVER),
+        **_table(Role.MOVES, _MOVES, reads=(0,), out=Out.NEVER),
+    },
+    activation="int8",
+    symmetric=True,
+    bias=False,
+    absorbed=frozenset({"Relu"}),
+    residual=True,
+    same_scale=frozenset({"Concat"}),
+)
+
+PORTABLE = Placement(
+    "portable",
+    {
+        **_computing(Out.ALWAYS, Out.ALWAYS),
+        **_table(Role.JOINS, "Add Concat AveragePool GlobalAveragePool"),
+        **_table(Role.MOVES, "Reshape Flatten Squeeze Unsqueeze Transpose MaxPool", reads=(0,)),
+    },
+)
+
+PLACEMENTS = (ORT_CPU, TENSORRT, PORTABLE)
+
+
+def placement_named(name: str) -> Placement:
+    """The table of a target.
+
+    Raises:
+        BadInputError: there is none of that name.
+    """
+    names = tuple(one.name for one in PLACEMENTS)
+    for one in PLACEMENTS:
+        if one.name == name:
+            return one
+    raise BadInputError(
+        f"quantizers cannot be placed for {name!r}{nearest(name, names)}; known are "
+        f"{', '.join(names)}"
+    )
