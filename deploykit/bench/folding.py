@@ -137,6 +137,24 @@ def _value(
         return {node.output[0]: np.array(part, np.int64)}
     if node.op_type == "Size" and shape is not None:
         return {node.output[0]: np.array(prod(shape), np.int64)}
+    return evaluate(node, model, known)
+
+
+def evaluate(
+    node: onnx.NodeProto, model: onnx.ModelProto, known: dict[str, NDArray[np.generic]]
+) -> dict[str, NDArray[np.generic]]:
+    """What a node of plain arithmetic makes of known values.
+
+    Args:
+        node: of any type; only those that compute or arrange numbers are evaluated.
+        model: that it is of, for its opsets.
+        known: values by name.
+
+    Returns:
+        Its outputs by name, or none where an input is not known or the node is of another kind.
+    """
+    import numpy as np
+
     given = [name for name in node.input if name]
     if node.op_type not in _ARITHMETIC or not all(name in known for name in given):
         return {}
