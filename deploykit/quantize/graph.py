@@ -11,7 +11,7 @@ are `captured` and stay.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -310,16 +310,16 @@ def _remove(nodes: list[onnx.NodeProto], node: onnx.NodeProto) -> None:
 
 
 def names_once(nodes: list[onnx.NodeProto]) -> None:
-    """Give every node a name that no other has; those that have one keep it."""
-    taken = Counter(node.name for node in nodes)
+    """Give every node a name that no other has; the first to have one keeps it."""
+    given = {node.name for node in nodes}
+    taken = {""}
     for node in nodes:
-        if node.name and taken[node.name] == 1:
-            continue
-        base = node.name or f"{node.op_type}_{next((name for name in node.output if name), '')}"
-        name, count = base, 1
-        while taken[name]:
-            count += 1
-            name = f"{base}_{count}"
-        taken[node.name] -= 1
-        taken[name] += 1
-        node.name = name
+        if node.name in taken:
+            made = next((name for name in node.output if name), "")
+            base = node.name or f"{node.op_type}_{made}"
+            name, count = base, 1
+            while name in given or name in taken:
+                count += 1
+                name = f"{base}_{count}"
+            node.name = name
+        taken.add(node.name)

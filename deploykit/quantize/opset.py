@@ -120,8 +120,7 @@ class _Raiser:
         try:
             made = version_converter.convert_version(piece, OPSET)
             _restore_coordinates(made, node, self._old)
-            if all(value.HasField("type") for value in (*made.graph.input, *made.graph.output)):
-                checker.check_model(made, full_check=True)
+            _check(made)
         except (
             RuntimeError,
             version_converter.ConvertError,
@@ -169,7 +168,9 @@ class _Raiser:
 
         for tensor in made.graph.initializer:
             if tensor.name not in outer:
-                self._graph.add_constant(renamed(tensor.name), array_of(tensor, None))
+                name = renamed(tensor.name)
+                self._graph.constants[name] = type(tensor).FromString(tensor.SerializeToString())
+                self._graph.constants[name].name = name
         for one in made.graph.node:
             one.input[:] = [renamed(name) for name in one.input]
             one.output[:] = [renamed(name) for name in one.output]
@@ -233,6 +234,20 @@ def _restore_coordinates(made: onnx.ModelProto, node: onnx.NodeProto, old: int) 
     }
     del resize.attribute[:]
     resize.attribute.extend(helper.make_attribute(name, one) for name, one in settings.items())
+
+
+def _check(made: onnx.ModelProto) -> None:
+    """Have onnx check nodes and types; what is not known of types (old operators) stays so."""
+    from onnx import checker, shape_inference
+
+    context = checker.C.CheckerContext()
+    context.ir_version = made.ir_version
+    context.opset_imports = {"": OPSET}
+    for node in made.graph.node:
+        checker.check_node(node, context)
+    typed = [value for value in made.graph.input if value.type.WhichOneof("value")]
+    if len(typed) == len(made.graph.input):
+        shape_inference.infer_shapes(made, check_type=True, strict_mode=True)
 
 
 def _types(graph: Graph, opset: int) -> Types:
