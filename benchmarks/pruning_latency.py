@@ -15,7 +15,7 @@ from benchmarks.result import Figure, Result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from deploykit.flow.prune_latency import SideBySide
+    from deploykit.flow.side_by_side import SideBySide
 
 GOAL = (
     "Asked for 0.7x, 0.5x and 0.35x of fashion_resnet's latency on ONNX Runtime CPU, the measured "

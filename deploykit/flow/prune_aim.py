@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.choice.select import Selection
     from deploykit.core.progress import Progress
     from deploykit.flow.prune_cutting import Cutting
-    from deploykit.flow.prune_latency import Bench, SideBySide
+    from deploykit.flow.prune_latency import Bench
     from deploykit.flow.prune_loop import LatencyAim
     from deploykit.flow.prune_size import Network
+    from deploykit.flow.side_by_side import SideBySide
 
 _KEPT_NAME = "kept.json"
 

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.types import TensorSpec
-    from deploykit.flow.prune_latency import SideBySide
     from deploykit.flow.prune_loop import LatencyAim
     from deploykit.flow.prune_record import BlockRow, Size
     from deploykit.flow.prune_rounds import Stand
+    from deploykit.flow.side_by_side import SideBySide
 
 _CLOSEST = "this is the closest that the limits allow"
 _ROUNDING = 1e-9

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from deploykit.bench.cases import Wanted
-from deploykit.bench.run import Plan as BenchPlan
-from deploykit.bench.schedule import StopRules
 from deploykit.core.measurement import Target
 from deploykit.export.options import ExportOptions
-from deploykit.flow.measure import BenchRequest, measure
+from deploykit.flow.side_by_side import RUNTIME, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,41 +16,19 @@ if TYPE_CHECKING:
     from deploykit.bench.alignment import Alignment
     from deploykit.bench.layer_shapes import LayerShape
     from deploykit.bench.layer_table import LatencyTable
-    from deploykit.bench.statistics import Ratio
     from deploykit.compress.prune.choice.footprint import Footprint, Kept
     from deploykit.compress.prune.choice.select import Selection
     from deploykit.compress.prune.structure import Group
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model
+    from deploykit.flow.side_by_side import SideBySide
 
-RUNTIME = "ort-cpu"
 _LOWEST, _HIGHEST = 0.93, 0.99
 """A measured latency within these shares of the aim is taken at once; the rest is noise's."""
 _WISH = 0.97
 _STEP_DOWN = 0.95
 _LEAST_LEFT = 0.02
 _MOST_TRIES = 6
-_QUICK = StopRules(min_time_ns=400_000_000, min_count=60, precision=0.01, budget_ns=3_000_000_000)
-_CAREFUL = StopRules(min_time_ns=1_000_000_000, min_count=200, precision=0.005)
-
-
-@dataclass(frozen=True, slots=True)
-class SideBySide:
-    """Original and candidate, measured in turns on one machine.
-
-    Attributes:
-        whole_ns: median latency of the original.
-        part_ns: of the candidate.
-        share: of the original's latency, paired by round; with its interval.
-        low: lower bound at 95 %, or `None` from too few rounds.
-        high: upper bound, or `None`.
-    """
-
-    whole_ns: float
-    part_ns: float
-    share: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +81,13 @@ class Bench:
         Raises:
             DeploykitError: one of them does not run.
         """
-        from deploykit.core.errors import EnvironmentFailedError
-
-        batches = () if self.batch is None else (self.batch,)
-        threads = () if self.threads is None else (self.threads,)
-        request = BenchRequest(
-            (str(whole), str(part)),
-            Wanted((RUNTIME,), batches, threads),
-            BenchPlan(rules=_CAREFUL if careful else _QUICK, processes=2),
-        )
-        result = measure(request, self.progress)
-        first, second = result.summaries
-        if first is None or second is None or first.p50 is None or second.p50 is None:
-            said = next((m.error for m in result.measurements if m.error), "no figure")
-            raise EnvironmentFailedError(f"the pruned network could not be measured: {said}")
-        speed: Ratio | None = second.speed
-        assert speed is not None, "both took part in the same rounds"
-        return SideBySide(
-            whole_ns=first.p50.value_ns,
-            part_ns=second.p50.value_ns,
-            share=1 / speed.value,
-            low=1 / speed.high if speed.high else None,
-            high=1 / speed.low if speed.low else None,
+        return side_by_side(
+            whole,
+            part,
+            batch=self.batch,
+            threads=self.threads,
+            careful=careful,
+            progress=self.progress,
         )
 
     def layers(self, whole: Path) -> dict[str, LayerShape]:

@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from deploykit.core.progress import Progress
     from deploykit.core.report import Check
     from deploykit.core.types import Model
-    from deploykit.flow.prune_latency import SideBySide
     from deploykit.flow.prune_loop import LatencyAim
     from deploykit.flow.prune_record import Pruning
     from deploykit.flow.prune_request import PruneRequest
     from deploykit.flow.prune_size import Network
     from deploykit.flow.prune_tune import Tuning
+    from deploykit.flow.side_by_side import SideBySide
     from deploykit.load.sources import Source
 
 OURS = frozenset(

@@ -14,8 +14,9 @@ from deploykit.core.errors import CheckFailedError
 from deploykit.core.progress import silent
 from deploykit.core.report import Verdict
 from deploykit.flow.prune_judge import latency_check
-from deploykit.flow.prune_latency import SideBySide, aimed, counts_at, steps_of
+from deploykit.flow.prune_latency import aimed, counts_at, steps_of
 from deploykit.flow.prune_loop import LatencyAim
+from deploykit.flow.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,8 @@ from deploykit.bench.layer_shapes import LayerShape
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.report import Verdict
 from deploykit.flow import prune_work
-from deploykit.flow.prune_latency import Bench, SideBySide
+from deploykit.flow.prune_latency import Bench
+from deploykit.flow.side_by_side import SideBySide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
