@@ -40,7 +40,7 @@ class CalibrationOptions:
                 f"percentile is {self.percentile:g}; give the share of values to keep, in "
                 "percent, above 50 and at most 100, such as 99.99"
             )
-        if not 2 <= self.bits <= 8:
+        if self.bits not in range(2, 9):
             raise BadInputError(f"bits is {self.bits}; give a whole number from 2 to 8")
         if not 0 < self.averaging <= 1:
             raise BadInputError(

@@ -10,6 +10,9 @@ after a million batches is, count by count, what one pass over all values at onc
     w = 2    ···|     -1      |      0      |      1      |···
 
 A power of two also makes the work per value exact: x / w only changes the exponent of x.
+
+The limit of equal bins: one value thousands of times beyond all others leaves them one bin. Its
+count and the extremes are still exact, and methods still answer within one bin, a wide one then.
 """
 
 from __future__ import annotations

@@ -116,6 +116,14 @@ def test_growth_by_any_factor_keeps_every_count() -> None:
     assert _bin_counts(streamed) == _stored_counts(stored, streamed.grid.exponent)
 
 
+def test_types_may_change_from_batch_to_batch() -> None:
+    batches = [np.array([1e300, -1e-300]), np.array([-1, 0, 3e38], np.float32), np.array([7])]
+    streamed = _seen(batches)
+    stored = [float(value) for batch in batches for value in batch]
+
+    assert _bin_counts(streamed) == _stored_counts(stored, streamed.grid.exponent)
+
+
 def test_small_values_after_zeros_keep_their_resolution() -> None:
     values = np.linspace(0, 1e-6, 20_000, dtype=np.float32)
     streamed = _seen([np.zeros(9, np.float32), values])

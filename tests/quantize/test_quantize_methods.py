@@ -30,6 +30,10 @@ SHAPES: dict[str, Draw] = {
     "negative": lambda rng, n: -rng.gamma(2, 40, n),
     "far": lambda rng, n: 5 + rng.random(n),
     "skewed": lambda rng, n: np.where(rng.random(n) < 0.8, rng.exponential(3, n), -0.2),
+    "relu6": lambda rng, n: np.clip(4 * rng.standard_normal(n), 0, 6),
+    "sparse": lambda rng, n: np.where(rng.random(n) < 0.02, rng.exponential(1, n), 0),
+    "outlier": lambda rng, n: np.append(rng.standard_normal(n - 1), 100),
+    "far outlier": lambda rng, n: np.append(rng.standard_normal(n - 1), -1e6),
     "two humps": lambda rng, n: rng.standard_normal(n) * 0.1 + rng.integers(0, 2, n) * 3,
 }
 

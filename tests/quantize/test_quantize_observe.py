@@ -151,6 +151,7 @@ _ALL = "entropy, min-max, moving-average, mse, percentile"
         ({"percentile": 101.0}, f"percentile is 101; {_PERCENT}"),
         ({"percentile": float("nan")}, f"percentile is nan; {_PERCENT}"),
         ({"bits": 16}, "bits is 16; give a whole number from 2 to 8"),
+        ({"bits": 7.5}, "bits is 7.5; give a whole number from 2 to 8"),
         ({"bits": 1}, "bits is 1; give a whole number from 2 to 8"),
         ({"averaging": 0.0}, f"averaging is 0; {_NEWEST}"),
         ({"averaging": 1.5}, f"averaging is 1.5; {_NEWEST}"),
