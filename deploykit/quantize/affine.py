@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploykit.quantize.graph import attributes
-from deploykit.quantize.layer_weights import CONVOLUTIONS, all_float32, channels_of, weight_of
+from deploykit.quantize.layer_weights import CONVOLUTIONS, all_float32, weight_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,7 @@ def _by_channel(name: str, layer: onnx.NodeProto, graph: Graph) -> NDArray[np.fl
     if len(dims) > rank:
         return None
     whole = [1] * (rank - len(dims)) + dims
-    channels = whole.pop(1 if layer.op_type in CONVOLUTIONS else -1)
-    if any(size != 1 for size in whole) or channels not in {1, channels_of(layer, weight, graph)}:
+    whole.pop(1 if layer.op_type in CONVOLUTIONS else -1)
+    if any(size != 1 for size in whole):
         return None
     return graph.array(name).astype(np.float64).reshape(-1)
