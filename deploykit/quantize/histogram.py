@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.quantize.chunks import chunks, finite_part
+from deploykit.quantize.chunks import CHUNK, chunks, finite_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,9 +36,6 @@ where all values have one sign: eight and more for each step of a quantizer of 8
 LEAST_EXPONENT = -126
 """Of the width: 2^126 is the largest power whose inverse is a normal float32. Values nearer to
 zero than that (denormal numbers) share a bin."""
-
-_LARGEST_SHIFT = 62
-"""After so many halvings every bin number is 0 or -1; an int64 cannot be shifted further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +113,8 @@ class Histogram:
         Args:
             values: of any shape and any real type; it may be empty.
         """
+        # Made once: freed and made again for each piece, its pages would be new each time.
+        places = np.empty(min(np.size(values), CHUNK), np.intp)
         for chunk in chunks(values):
             finite, low, high = finite_part(chunk)
             self.non_finite += chunk.size - finite.size
@@ -124,7 +123,8 @@ class Histogram:
             self._reach(low, high)
             self.count += finite.size
             self.zeros += int(np.count_nonzero(finite == 0))
-            self.counts += np.bincount(self._bins(finite), minlength=BINS)
+            self._find(finite, places[: finite.size])
+            self.counts += np.bincount(places[: finite.size], minlength=BINS)
 
     def positive(self) -> NDArray[np.int64]:
         """A copy of the counts at and above zero: entry i is for i * width on."""
@@ -153,13 +153,13 @@ class Histogram:
         if grid == self.grid:
             return
         used = np.flatnonzero(self.counts)
-        shift = min(grid.exponent - self.grid.exponent, _LARGEST_SHIFT)
+        shift = grid.exponent - self.grid.exponent
         moved = np.zeros(BINS, np.int64)
         np.add.at(moved, ((used + self.grid.first) >> shift) - grid.first, self.counts[used])
         self.grid, self.counts = grid, moved
 
-    def _bins(self, values: NDArray[np.floating]) -> NDArray[np.intp]:
-        """Places in `counts`, by value. Exact: scaling by a power of two rounds nothing."""
+    def _find(self, values: NDArray[np.floating], places: NDArray[np.intp]) -> None:
+        """Write each value's place in `counts`. Exact: scaling by a power of two rounds nothing."""
         number = values.dtype.type
         scaled = values * number(ldexp(1.0, -self.grid.exponent))
         np.floor(scaled, out=scaled)
@@ -168,7 +168,7 @@ class Histogram:
             scaled[(scaled == 0) & (values < 0)] = -1
         if self.grid.first:
             scaled -= number(self.grid.first)
-        return scaled.astype(np.intp)
+        np.copyto(places, scaled, casting="unsafe")
 
 
 def _trimmed(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -94,6 +94,16 @@ def test_bins_are_as_fine_as_their_number_allows(one: float, other: float) -> No
     assert grid.exponent == LEAST_EXPONENT or needed(grid.exponent - 1) > BINS
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "width"),
+    [(0, 8191.5, 1), (0, 8192, 2), (-1, 8190.5, 1), (-1, 8191, 2), (5, 6, 2**-10), (-8191, -1, 1)],
+)
+def test_the_last_bin_is_used_before_the_width_doubles(
+    low: float, high: float, width: float
+) -> None:
+    assert grid_for(low, high).width == width
+
+
 @pytest.mark.parametrize(("sign", "least"), [((1,), 4096), ((-1,), 4095), ((-1, 1), 2048)])
 @pytest.mark.parametrize("reach", [1.0, 1.001, 3.7, 1.999, 4096.0, 6e4])
 def test_an_occupied_side_has_thousands_of_bins(
@@ -190,6 +200,13 @@ def test_what_is_not_finite_is_counted_apart() -> None:
 
     assert (mixed.non_finite, mixed.count, mixed.low, mixed.high) == (4, 2, 1.0, 2.0)
     assert (none.non_finite, none.count, int(none.counts.sum())) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite_is_found(value: float) -> None:
+    streamed = _seen([np.array([1, value, 2], np.float32)])
+
+    assert (streamed.non_finite, streamed.low, streamed.high) == (1, 1.0, 2.0)
 
 
 @pytest.mark.parametrize("values", [[], [0.0] * 5, [7.25] * 5, [-1e-45], [1e-45, 1e30], [-3e38]])

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploykit.quantize.calibration_options import HISTOGRAM_METHODS, CalibrationOptions
-from deploykit.quantize.entropy import EMPTY, MOST_CLIPPED, divergences
+from deploykit.quantize.entropy import EMPTY, MOST_CLIPPED, TIE, divergences, entropy_threshold
 from deploykit.quantize.histogram import Histogram
 from deploykit.quantize.methods import entropy, mse, percentile, range_of
+from deploykit.quantize.mse import OneSide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,14 +189,23 @@ def test_entropy_keeps_values_that_are_far_from_zero() -> None:
     assert high > 5.94
 
 
-def test_entropy_does_not_see_how_many_zeros_there_are() -> None:
-    values = _values("relu")
+@pytest.mark.parametrize("method", [entropy, mse])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_number_of_zeros_does_not_matter(method: Any, symmetric: bool) -> None:
+    """A quantizer has them exactly, whatever its range."""
+    values = np.append(_values("relu"), np.float32(1e5))
     many = np.concatenate([values, np.zeros(200_000, np.float32)])
 
-    for symmetric in (False, True):
-        assert entropy(_histogram(many), symmetric=symmetric) == entropy(
-            _histogram(values), symmetric=symmetric
-        )
+    few_zeros = method(_histogram(values), symmetric=symmetric)
+    assert method(_histogram(many), symmetric=symmetric) == few_zeros
+
+
+def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
+    magnitudes = np.zeros(1500, np.int64)
+    magnitudes[[0, -1]] = 10**12, 1
+
+    assert np.ptp(divergences(magnitudes, 128)) < TIE
+    assert entropy_threshold(magnitudes, 128) == 1500
 
 
 def test_a_short_side_of_an_asymmetric_range_ends_where_its_values_end() -> None:
@@ -251,6 +261,21 @@ def test_no_quantizer_has_a_squared_error_a_percent_below(
         assert low / scale == pytest.approx(round(low / scale), abs=1e-6)
         found = _error(values, scale, round(low / scale), round(high / scale))
     assert found <= 1.01 * _least_error(values, bits, symmetric)
+
+
+def test_errors_within_a_bin_are_integrals() -> None:
+    """Three values spread evenly from 0 to 1: x^2 has the mean 1/3, rounding scale^2 / 12."""
+    side = OneSide(np.array([3]), 0, 1)
+
+    assert side.errors(0.1, 0)[0] == pytest.approx(3 / 3)
+    assert side.errors(0.25, 9)[-1] == pytest.approx(3 * 0.25**2 / 12)
+
+
+def test_both_ends_get_a_level_where_nothing_should_be_clipped() -> None:
+    """At 2 bits there are 3 steps; -1, 0 and 1 need one that is longer than a third of 2."""
+    low, high = mse(_histogram(np.array([-1.0, 1.0] * 50)), 2, symmetric=False)
+
+    assert (low, high) == pytest.approx((-1, 2))
 
 
 def test_mse_clips_more_the_fewer_bits_there_are() -> None:
