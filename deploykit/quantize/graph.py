@@ -15,8 +15,7 @@ from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
 
-from deploykit.core import records
-from deploykit.core.errors import BadInputError
+from deploykit.quantize.external import array_of, embed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,51 +184,6 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
     from onnx import helper
 
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
-
-
-def array_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
-    """A tensor's value; see `Graph.array`."""
-    from onnx import numpy_helper
-
-    return numpy_helper.to_array(embed(tensor, folder))
-
-
-def external_place(tensor: onnx.TensorProto, folder: Path | None) -> tuple[Path, int, int | None]:
-    """File, offset and length in bytes (`None`: to its end) of a tensor's external data.
-
-    Raises:
-        BadInputError: the folder is not known, or the file lies outside of it or is missing.
-    """
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if folder is None:
-        raise BadInputError(
-            f"tensor {tensor.name!r} lies in the file {location!r}: say in which folder that is"
-        )
-    path = records.inside(folder, location)
-    if not path.is_file():
-        raise BadInputError(f"the weights file {location!r} is missing from {folder}")
-    length = int(entries["length"]) if "length" in entries else None
-    return path, int(entries.get("offset", 0)), length
-
-
-def embed(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
-    """The tensor with its bytes in it; a copy where they were outside."""
-    if tensor.data_location != tensor.EXTERNAL:
-        return tensor
-    path, offset, length = external_place(tensor, folder)
-    with path.open("rb") as file:
-        file.seek(offset)
-        content = file.read() if length is None else file.read(length)
-    if length is not None and len(content) < length:
-        raise BadInputError(
-            f"the weights file {path.name!r} is cut off: tensor {tensor.name!r} needs {length} "
-            f"bytes from {offset}, there are {len(content)}"
-        )
-    kind = type(tensor)
-    return kind(
-        name=tensor.name, data_type=tensor.data_type, dims=list(tensor.dims), raw_data=content
-    )
 
 
 def _apart(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:

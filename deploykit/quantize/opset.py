@@ -17,7 +17,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from deploykit.core.errors import BadInputError
-from deploykit.quantize.graph import array_of, attributes, bodies
+from deploykit.quantize.external import array_of
+from deploykit.quantize.graph import attributes, bodies
 
 if TYPE_CHECKING:
     import onnx

@@ -1,7 +1,7 @@
 """A graph of any size to disk: weights stream into a file of their own where there are many.
 
 A model over 2 GB cannot be one protobuf message, so large tensors go beside it, one at a time, from
-memory or from the external data that they came in. Memory: that of one tensor.
+memory or, in small pieces, from the external data that they came in.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import EnvironmentFailedError
-from deploykit.quantize.graph import array_of, bodies, embed, nodes_below, without_weights
+from deploykit.quantize.external import array_of, copy_external, embed
+from deploykit.quantize.graph import bodies, nodes_below, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,27 +73,31 @@ def _written(
 ) -> onnx.TensorProto:
     """The tensor with its bytes in the file, or in itself where they are few."""
     import onnx
-    from onnx import numpy_helper
 
     external = tensor.data_location == tensor.EXTERNAL
-    if tensor.data_type == onnx.TensorProto.STRING or (
-        not external and _size_bytes(tensor) < _APART_BYTES
-    ):
-        return tensor
-    embedded = embed(tensor, folder)
-    content = embedded.raw_data or numpy_helper.from_array(array_of(embedded, None)).raw_data
-    if len(content) < _APART_BYTES:
-        return embedded
+    if tensor.data_type == onnx.TensorProto.STRING or _size_bytes(tensor) < _APART_BYTES:
+        return embed(tensor, folder) if external else tensor
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+    start = file.tell()
+    if external:
+        copy_external(tensor, folder, file)
+    else:
+        file.write(tensor.raw_data or _raw(tensor))
     moved = onnx.TensorProto(
         name=tensor.name, data_type=tensor.data_type, dims=list(tensor.dims),
         data_location=onnx.TensorProto.EXTERNAL,
     )  # fmt: skip
-    place = {"location": name, "offset": str(file.tell()), "length": str(len(content))}
+    place = {"location": name, "offset": str(start), "length": str(file.tell() - start)}
     for key, value in place.items():
         moved.external_data.add(key=key, value=value)
-    file.write(content)
     return moved
+
+
+def _raw(tensor: onnx.TensorProto) -> bytes:
+    """The bytes of a tensor whose numbers are in a list of their type."""
+    from onnx import numpy_helper
+
+    return bytes(numpy_helper.from_array(array_of(tensor, None)).raw_data)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +12,17 @@ import pytest
 from onnx import numpy_helper
 
 from deploykit.core.errors import BadInputError
+from deploykit.export.options import ExportOptions
+from deploykit.export.torch_to_onnx import export_model
 from deploykit.load.artifacts import read_graph
+from deploykit.load.modules import load_source
+from deploykit.load.recipe import load_recipe
 from deploykit.quantize import write_graph as writing
 from deploykit.quantize.prepare import prepare
 from deploykit.quantize.write_graph import write_graph
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tests.quantize.conftest import MakeModel, Run
+    from tests.quantize.conftest import MakeModel, Prove, Run
 
 TEXT = """(float[N,4,8,8] x) => (float[N,16,6,6] y)
     { c = Conv(x, w) n = BatchNormalization(c, s, b, m, v) r = Relu(n) y = Conv(r, far) }"""
@@ -130,3 +133,13 @@ def test_external_weights_that_cannot_be_read(outside: Path, damage: str, line: 
         prepare(model, None if damage == "folder" else outside.parent)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_network_exported_from_torch_is_prepared(tmp_path: Path, prove: Prove) -> None:
+    folder = Path(__file__).parents[2] / "models" / "fashion_resnet"
+    done = export_model(load_source(load_recipe(folder).source), tmp_path, ExportOptions())
+    prepared = prove(read_graph(done.artifact.model_path), tmp_path)
+    types = {node.op_type for node in prepared.model.graph.node}
+    assert "Conv" in types
+    assert "BatchNormalization" not in types
