@@ -42,6 +42,8 @@ def fold_norms(graph: Graph) -> tuple[str, ...]:
     Returns:
         What the batch norms made that were folded, in the order of the graph.
     """
+    import numpy as np
+
     folded: list[str] = []
     ranks = ranks_of(graph)
     for node in list(graph.nodes):
@@ -52,9 +54,10 @@ def fold_norms(graph: Graph) -> tuple[str, ...]:
         shifted = node.op_type not in {"Mul", "Div"}
         if layer.op_type == "MatMul" and shifted and ranks.get(layer.input[0]) != 2:
             continue  # its second dimension may not be its channels, and Gemm takes matrices only
-        affine = affine_of(node, source, layer, graph)
-        if affine is None or not _absorb(layer, affine, graph):
-            continue
+        with np.errstate(all="ignore"):  # what is not finite is seen at the end, and not folded
+            affine = affine_of(node, source, layer, graph)
+            if affine is None or not _absorb(layer, affine, graph):
+                continue
         take_over(layer, node, graph)
         if node.op_type == "BatchNormalization":
             folded.append(node.output[0])

@@ -16,7 +16,7 @@ from deploykit.export.options import ExportOptions
 from deploykit.export.torch_to_onnx import export_model
 from deploykit.load.artifacts import read_graph
 from deploykit.load.modules import load_source
-from deploykit.load.recipe import load_recipe
+from deploykit.load.sources import Source, resolve
 from deploykit.quantize import write_graph as writing
 from deploykit.quantize.prepare import prepare
 from deploykit.quantize.write_graph import write_graph
@@ -138,7 +138,8 @@ def test_external_weights_that_cannot_be_read(outside: Path, damage: str, line: 
 @pytest.mark.slow
 def test_a_network_exported_from_torch_is_prepared(tmp_path: Path, prove: Prove) -> None:
     folder = Path(__file__).parents[2] / "models" / "fashion_resnet"
-    done = export_model(load_source(load_recipe(folder).source), tmp_path, ExportOptions())
+    model = load_source(resolve(Source(str(folder))))
+    done = export_model(model, tmp_path, ExportOptions())
     prepared = prove(read_graph(done.artifact.model_path), tmp_path)
     types = {node.op_type for node in prepared.model.graph.node}
     assert "Conv" in types
