@@ -109,7 +109,7 @@ def accuracy(
         BadInputError: the data has no labels, or does not fit the inputs or the metric.
         CheckFailedError: an output has NaN.
     """
-    size = _call_size(specs, batch, len(data))
+    size = call_size(specs, batch, len(data))
     found: list[Scores] = []
     for start in range(0, len(data), size):
         rows = list(range(start, min(start + size, len(data))))
@@ -197,7 +197,7 @@ def _said(key: tuple[str, str, int]) -> tuple[str, str, int]:
     return metric, data, count
 
 
-def _call_size(specs: Sequence[TensorSpec], batch: int, count: int) -> int:
+def call_size(specs: Sequence[TensorSpec], batch: int, count: int) -> int:
     """The batch nearest to the wish that every input allows."""
     if batch < 1:
         raise BadInputError(f"batch must be 1 or more, not {batch}")

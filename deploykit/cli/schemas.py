@@ -26,7 +26,9 @@ from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schem
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
 from deploykit.flow.prune_record import PRUNING, Pruning
+from deploykit.flow.quantize_record import QUANTIZATION, Quantization
 from deploykit.load.recipe import RECIPE, Recipe
+from deploykit.quantize.ranges import RANGES, Ranges
 
 FOLDER = Path(deploykit.__file__).parent / "core" / "schemas"
 _RULE = (
@@ -63,6 +65,8 @@ KINDS = (
     Kind(LAYER_TIMES, LayerTimes),
     Kind(PLAN, Plan),
     Kind(PRUNING, Pruning),
+    Kind(QUANTIZATION, Quantization),
+    Kind(RANGES, Ranges),
     Kind(RECIPE, Recipe),
     Kind(REPORT, Report),
 )

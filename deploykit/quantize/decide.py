@@ -90,6 +90,8 @@ class _Deciding:
     left: list[Left] = field(default_factory=list)
     integers: set[str] = field(default_factory=set)
     """Values that are there as integers: results of chosen nodes, and what products read."""
+    moved: set[str] = field(default_factory=set)
+    """Results that have the range of what was moved."""
 
     def consider(self, node: onnx.NodeProto) -> None:
         """Take a node, or note why not."""
@@ -106,6 +108,8 @@ class _Deciding:
         self.integers.update(node.output[1:])
         if rule.role is Role.COMPUTES:
             self.integers.update(self._activations(node, rule))
+        elif rule.role is Role.MOVES:
+            self.moved.update((self.results[node.name], *node.output[1:]))
 
     def _against(self, node: onnx.NodeProto, rule: Rule) -> str:
         """Why a node cannot be taken, or ""."""
@@ -114,7 +118,8 @@ class _Deciding:
         activations = self._activations(node, rule)
         if not activations:
             return "it reads constants only"
-        if unknown := [name for name in activations if name not in self.ranges]:
+        known = self.ranges.keys() | self.moved
+        if unknown := [name for name in activations if name not in known]:
             return f"there is no range of {unknown[0]}"
         if rule.role is Role.COMPUTES:
             return self._against_product(node, rule)

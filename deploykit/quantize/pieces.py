@@ -68,6 +68,7 @@ def pieces(
     return tuple(
         _piece(number, parts, constants, values - constants.keys(), wanted)
         for number in range(len(parts))
+        if parts[number]
     )
 
 

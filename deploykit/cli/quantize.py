@@ -1,0 +1,125 @@
+"""`deploykit quantize MODEL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deploykit.cli.fields import Said, given_of, options_of
+from deploykit.cli.output import json_option, print_json, progress, quiet_option
+from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
+from deploykit.quantize.options import TARGETS, QuantizeOptions
+
+if TYPE_CHECKING:
+    from deploykit.core.types import Option
+    from deploykit.flow.quantize import QuantizeResult
+
+_EXAMPLES = """\b
+Examples:
+  deploykit quantize build/fashion_resnet --calibrate 'fashion-mnist:train[:512]' \\
+      --val fashion-mnist:val --max-drop 0.5 --threads 1
+  deploykit quantize model.onnx --calibrate images/some --method percentile --target tensorrt
+"""
+_MOST_FLOAT = 8
+
+_QUANTIZING = {
+    "target": Said("Whose integer kernels count.", TARGETS),
+    "samples": Said("Of --calibrate that are used, at most."),
+    "at_once": Said("Samples in a batch of calibration."),
+    "exclude": Said("Nodes or operators that stay float, such as 'head*'; may be given again."),
+}
+_CALIBRATING = {
+    "method": Said("How ranges of activations are chosen.", METHODS),
+    "percentile": Said("Share of values that percentile keeps."),
+}
+
+
+@click.command("quantize", epilog=_EXAMPLES)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--calibrate", required=True, help="Data that shows the ranges of activations.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="[default: build/NAME-int8]")
+@options_of(QuantizeOptions, _QUANTIZING)
+@options_of(CalibrationOptions, _CALIBRATING)
+@click.option("--val", default="", help="Data that the loss of accuracy is judged on.")
+@click.option("--eval", "evaluation", default="", help="Data that only reports.")
+@click.option("--metric", default="", help="top-1, top-5, mae or module:callable.")
+@click.option(
+    "--max-drop", type=click.FloatRange(min=0), help="Points of accuracy on --val that may be lost."
+)
+@click.option("--no-measure", is_flag=True, help="Take no latencies.")
+@click.option("--batch", type=click.IntRange(min=1), help="Of the measurement.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of the measurement.")
+@click.option("--force", is_flag=True, help="Hand over what is slower than the float network.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that is there.")
+@json_option
+@quiet_option
+def command(
+    model: Path,
+    calibrate: str,
+    output: Path | None,
+    val: str,
+    evaluation: str,
+    metric: str,
+    max_drop: float | None,
+    no_measure: bool,
+    batch: int | None,
+    threads: int | None,
+    force: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Option,
+) -> None:
+    """Turn a float ONNX MODEL into INT8: QuantizeLinear and DequantizeLinear where they help.
+
+    MODEL is an artifact of ours or any .onnx file. The folder holds model.onnx, artifact.json,
+    ranges.json (what calibration found), quantization.json (what is in integers, and why the rest
+    is not) and report.json. What is slower than MODEL, or loses more than --max-drop, is not
+    handed over: the exit status is then 1.
+    """
+    from deploykit.flow.quantize import QuantizeRequest, run_quantize
+
+    name = model.absolute().parent.name if model.name == "artifact.json" else model.stem
+    request = QuantizeRequest(
+        source=model,
+        out=output or Path("build") / f"{name}-int8",
+        calibrate=calibrate,
+        changes=given_of(given, {**_QUANTIZING, **_CALIBRATING}),
+        val=val,
+        eval=evaluation,
+        metric=metric,
+        max_drop=max_drop,
+        measure=not no_measure,
+        batch=batch,
+        threads=threads,
+        force=force,
+        overwrite=overwrite,
+    )
+    with progress(quiet or as_json) as tell:
+        result = run_quantize(request, tell)
+    if as_json:
+        from deploykit.core.records import REPORT
+
+        print_json(result.report, REPORT)
+    else:
+        _print(result)
+
+
+def _print(result: QuantizeResult) -> None:
+    from deploykit.cli.export import print_checks
+    from deploykit.cli.units import bytes_text
+
+    layers = result.quantization.layers
+    left = [row for row in layers if row.kept_float]
+    artifact = result.artifact
+    click.echo(
+        f"{artifact.folder}: ONNX, {bytes_text(artifact.size_bytes)}; {len(layers) - len(left)} of "
+        f"{len(layers)} nodes in integers, ranges of {result.quantization.samples} samples"
+    )
+    for row in left[:_MOST_FLOAT]:
+        click.echo(f"  {row.node} ({row.op}) stays float: {row.kept_float}")
+    if len(left) > _MOST_FLOAT:
+        click.echo(f"  ... and {len(left) - _MOST_FLOAT} more; see quantization.json")
+    print_checks(result.report)

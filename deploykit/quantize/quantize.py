@@ -1,0 +1,158 @@
+"""Quantization from end to end: a prepared float graph and data become a QDQ graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import TYPE_CHECKING
+
+from deploykit.core.errors import BadInputError, nearest
+from deploykit.quantize.calibrate import calibrate, wanted_of
+from deploykit.quantize.decide import decide
+from deploykit.quantize.emit import emit
+from deploykit.quantize.observe import observer
+from deploykit.quantize.ranges import Range
+from deploykit.quantize.targets import placement_named
+from deploykit.quantize.wiring import Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import onnx
+
+    from deploykit.core.progress import Progress
+    from deploykit.load.data import Array
+    from deploykit.quantize.calibration_options import CalibrationOptions
+    from deploykit.quantize.decide import Decision
+    from deploykit.quantize.options import QuantizeOptions
+    from deploykit.quantize.prepare import Prepared
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A quantized graph, and how it came to be.
+
+    Attributes:
+        model: with QuantizeLinear and DequantizeLinear.
+        decision: which nodes are quantized, and why others are not.
+        ranges: of the values that have a quantizer.
+    """
+
+    model: onnx.ModelProto
+    decision: Decision
+    ranges: tuple[Range, ...]
+
+
+def wanted_values(
+    prepared: Prepared, options: QuantizeOptions, excluded: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The values that quantization asks the ranges of, in the order of the graph.
+
+    Args:
+        prepared: the float graph.
+        options: of quantization.
+        excluded: names of nodes that stay float (see `excluded_nodes`).
+    """
+    graph = prepared.model.graph
+    wiring = Wiring.of(prepared.model)
+    values = {value.name for value in graph.input} | {n for node in graph.node for n in node.output}
+    # Every value that is not known to be something else may be float.
+    others = {v.name for v in (*graph.value_info, *graph.input) if v.type.tensor_type.elem_type > 1}
+    known = {name: Range(name, -1.0, 1.0) for name in values - others if name}
+    decision = decide(wiring, placement_named(options.target), known, excluded)
+    return wanted_of(graph, {name for span in decision.values.values() for name in span})
+
+
+def ranges_of(
+    prepared: Prepared,
+    options: QuantizeOptions,
+    calibration: CalibrationOptions,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    excluded: Sequence[str] = (),
+    threads: int = 0,
+    progress: Progress,
+) -> dict[str, Range]:
+    """Calibrate: the range of every value that gets a quantizer.
+
+    Args:
+        prepared: the float graph.
+        options: of quantization.
+        calibration: how ranges are chosen.
+        batches: inputs by name, read once.
+        excluded: names of nodes that stay float.
+        threads: of ONNX Runtime; 0 for one a core.
+        progress: told after every batch.
+
+    Raises:
+        BadInputError: there is no batch, or a value is no number.
+    """
+    symmetric = placement_named(options.target).symmetric
+    return calibrate(
+        prepared,
+        wanted_values(prepared, options, excluded),
+        batches,
+        lambda: observer(calibration, symmetric=symmetric),
+        sizes=_sizes(prepared, options.at_once),
+        threads=threads,
+        progress=progress,
+    )
+
+
+def quantize(
+    prepared: Prepared,
+    options: QuantizeOptions,
+    ranges: Mapping[str, Range],
+    excluded: Sequence[str] = (),
+) -> Quantized:
+    """Place quantizers.
+
+    Args:
+        prepared: the float graph; not changed.
+        options: of quantization.
+        ranges: by the name of the value.
+        excluded: names of nodes that stay float.
+
+    Raises:
+        BadInputError: nothing can be quantized; the message says why.
+    """
+    placement = placement_named(options.target)
+    decision = decide(Wiring.of(prepared.model), placement, ranges, excluded)
+    if not decision.nodes:
+        why = f": {decision.left[0].node}: {decision.left[0].why}" if decision.left else ""
+        raise BadInputError(f"no node can be quantized for {options.target}{why}")
+    model = emit(prepared.model, placement, decision, ranges)
+    used = {name for span in decision.values.values() for name in span}
+    return Quantized(model, decision, tuple(r for name, r in ranges.items() if name in used))
+
+
+def excluded_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the nodes that patterns of names, or names of operators, mean.
+
+    Raises:
+        BadInputError: a pattern that means nothing, with the nearest name.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        meant = [n.name for n in graph.node if pattern == n.op_type or fnmatchcase(n.name, pattern)]
+        if not meant:
+            names = [node.name for node in graph.node] + [node.op_type for node in graph.node]
+            raise BadInputError(
+                f"exclude {pattern!r} is no node and no operator of this graph"
+                f"{nearest(pattern, names)}"
+            )
+        found.update(dict.fromkeys(meant))
+    return tuple(found)
+
+
+def _sizes(prepared: Prepared, at_once: int) -> dict[str, int]:
+    """Bytes of every value for one batch; a size that is not known is taken for the batch."""
+    graph = prepared.model.graph
+    return {
+        value.name: _FLOAT_BYTES
+        * prod(d.dim_value or at_once for d in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    }

@@ -1,0 +1,69 @@
+"""`deploykit quantize`: what is typed, what is printed, and the exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deploykit.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QUANTIZE = ("quantize", "net.onnx", "--calibrate", "digits[:32]", "--no-measure")
+
+
+@pytest.fixture(autouse=True)
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float_network: Callable[..., Path]
+) -> Path:
+    float_network(tmp_path / "net.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_network_is_quantized_and_told_about(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*QUANTIZE, "--exclude", "head", "--val", "digits:val[:40]"]) == 0
+    said, complaint = capsys.readouterr()
+
+    assert complaint == ""
+    lines = said.splitlines()
+    assert lines[0].startswith("build/net-int8: ONNX, ")
+    assert lines[0].endswith("; 2 of 5 nodes in integers, ranges of 32 samples")
+    assert "  head (Gemm) stays float: it is excluded" in lines
+    assert (place / "build" / "net-int8" / "model.onnx").is_file()
+
+
+def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUANTIZE, "--json", "--val", "digits:val[:40]"]) == 0
+
+    report = json.loads(capsys.readouterr().out)
+    assert report["schema"] == "deploykit/report"
+    assert len(report["checks"]) == 3
+
+
+def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUANTIZE[:2]]) == 2
+    assert "--calibrate" in capsys.readouterr().err
+    assert main(["quantize", "nothing.onnx", *QUANTIZE[2:]]) == 2
+    assert capsys.readouterr().err == "deploykit: error: nothing.onnx does not exist\n"
+
+
+def test_a_device_needs_no_torch() -> None:
+    code = (
+        "import sys; from deploykit.cli.main import main; "
+        f"status = main({list(QUANTIZE)!r}); sys.exit(status or 'torch' in sys.modules)"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr
