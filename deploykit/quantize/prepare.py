@@ -24,6 +24,7 @@ from deploykit.quantize.fold_norms import fold_norms, norms_left
 from deploykit.quantize.fuse_biases import fuse_biases
 from deploykit.quantize.graph import Graph, names_once
 from deploykit.quantize.opset import opset_of, raise_opset
+from deploykit.quantize.pool_means import pool_means
 from deploykit.quantize.refusals import refuse_other_types, refuse_quantized
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Prepared:
         folded: outputs of the batch norms that went into the layer before them.
         norms_left: outputs of batch norms that stay, each with why.
         biases_apart: outputs of a MatMul and of the Add of its bias that stay two nodes.
+        pooled: outputs of means that are global average pools now.
     """
 
     model: onnx.ModelProto
@@ -54,6 +56,7 @@ class Prepared:
     folded: tuple[str, ...]
     norms_left: tuple[tuple[str, str], ...]
     biases_apart: tuple[tuple[str, str], ...]
+    pooled: tuple[str, ...]
 
 
 def prepare(model: onnx.ModelProto, folder: Path | None = None) -> Prepared:
@@ -78,8 +81,10 @@ def prepare(model: onnx.ModelProto, folder: Path | None = None) -> Prepared:
     fold_constants(graph)
     drop_identities(graph)
     refuse_other_types(graph)
+    _declare(graph)
     biases = fuse_biases(graph)
     folded = fold_norms(graph)
+    pooled = pool_means(graph)
     drop_dead(graph)
     names_once(graph.nodes)
     _declare(graph)
@@ -91,6 +96,7 @@ def prepare(model: onnx.ModelProto, folder: Path | None = None) -> Prepared:
         folded=folded,
         norms_left=norms_left(graph),
         biases_apart=biases,
+        pooled=pooled,
     )
 
 
