@@ -126,7 +126,7 @@ def run_quantize(request: QuantizeRequest, progress: Progress = silent) -> Quant
     progress("preparing the graph", None)
     prepared = prepare(read_graph(original.model_path), original.folder)
     work = _Work(request, options, calibration, original, prepared, data, splits, progress)
-    with writing_folder(request.out, overwrite=request.overwrite) as folder:
+    with writing_folder(request.out, overwrite=request.overwrite, ours=FILES) as folder:
         result = work.fill(folder)
     return replace(result, artifact=replace(result.artifact, folder=request.out))
 

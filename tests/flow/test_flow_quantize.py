@@ -178,3 +178,12 @@ def test_latency_is_measured_and_recorded(request_: QuantizeRequest) -> None:
     assert check.value is not None
     assert check.value > 0
     assert json.loads((request_.out / "report.json").read_text())["checks"]
+
+
+def test_an_artifact_is_replaced_on_request_only(request_: QuantizeRequest) -> None:
+    run_quantize(request_)
+
+    with pytest.raises(BadInputError, match="--overwrite"):
+        run_quantize(request_)
+    again = run_quantize(replace(request_, overwrite=True, changes={"method": "mse"}))
+    assert again.artifact.history[-1].options["method"] == "mse"
