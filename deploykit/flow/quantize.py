@@ -10,6 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
+from deploykit.bench.optimised import left_in_float
 from deploykit.check.accuracy import accuracy, at_most, call_size, drop, reported
 from deploykit.check.metrics import metric_named
 from deploykit.core import records
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 FILES = OURS | {RANGES_NAME, QUANTIZATION_NAME}
 _MEASURED = ("ort-cpu", "portable")
 """Targets whose latency this machine can take on ONNX Runtime."""
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,19 @@ def _fed(data: Data, artifact: OnnxArtifact, rows: list[int]) -> dict[str, Array
     return feeds(data.batch((rows * size)[:size]), artifact.inputs, data.name)
 
 
+def _proof(artifact: OnnxArtifact) -> Check:
+    """Whether everything that is quantized runs in integers."""
+    left = left_in_float(artifact)
+    advice = f"ONNX Runtime has no kernel for {', '.join(left[:_MOST_NAMED])}: --exclude them"
+    return Check(
+        f"nodes between quantizers that {RUNTIME} runs in float",
+        Verdict.FAILED if left else Verdict.PASSED,
+        float(len(left)),
+        limit=0.0,
+        advice=advice if left else "",
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Work:
     """A quantization under way."""
@@ -239,8 +254,10 @@ class _Work:
         )
 
     def _checks(self, artifact: OnnxArtifact) -> Iterator[Check]:
-        if self.request.measure and self.options.target in _MEASURED:
-            yield self._latency(artifact)
+        if self.options.target in _MEASURED:
+            yield _proof(artifact)
+            if self.request.measure:
+                yield self._latency(artifact)
         for name, data in self.splits.named.items():
             if labels_type(data) is not None:
                 yield from self._accuracy(name, data, artifact)

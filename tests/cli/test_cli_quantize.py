@@ -46,7 +46,7 @@ def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
 
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "deploykit/report"
-    assert len(report["checks"]) == 3
+    assert len(report["checks"]) == 4
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
