@@ -161,9 +161,13 @@ def _cut(subject: _Subject, ratio: float) -> tuple[Plan, nn.Module]:
 
 
 def _exact(subject: _Subject, plan: Plan) -> float:
+    """The oracle's difference; groups that are only nearly right stay whole, as with `--check`."""
     from deploykit.compress.prune.cutting.oracle import agreement
+    from deploykit.compress.prune.plan import without
+    from deploykit.compress.prune.structure import Exactness
 
-    return agreement(subject.program, plan, subject.model.inputs, _SEED).difference
+    nearly = [g for g in subject.structure.free if g.exactness is Exactness.APPROXIMATE]
+    return agreement(subject.program, without(plan, nearly), subject.model.inputs, _SEED).difference
 
 
 def _kept_class(subject: _Subject, plan: Plan, trial: Trial) -> Trial:

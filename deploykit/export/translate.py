@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from deploykit import __version__
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Dim
+from deploykit.export.attention import written_out
 from deploykit.load.quiet import quiet_torch
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def translate(
     try:
         with quiet_torch():
             found = torch.onnx.export(
-                program,
+                written_out(program),
                 input_names=[spec.name for spec in inputs],
                 output_names=list(outputs),
                 opset_version=opset,

@@ -8,6 +8,7 @@ evaluated on the kept ones, against the cut network. Right cuts agree to about 1
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,7 @@ def in_float64(program: Program, seed: int) -> Program:
     import torch
     from torch import fx
 
+    gc.collect()  # graphs are full of cycles: another network in float64 may wait in one
     rng = torch.Generator().manual_seed(seed)
     tensors = {
         name: _doubled(tensor, rng)
