@@ -50,7 +50,9 @@ def translate(
     import torch
 
     try:
-        with quiet_torch():
+        # As it was captured: with gradients, attention with a learnt mask takes another kernel,
+        # which lays its result out as the views behind it were not captured for.
+        with quiet_torch(), torch.no_grad():
             found = torch.onnx.export(
                 written_out(program),
                 input_names=[spec.name for spec in inputs],

@@ -45,29 +45,13 @@ def capture(model: Model, example: Mapping[str, Array] | None = None) -> Exporte
     shapes = _dynamic_shapes(model)
     try:
         with torch.no_grad(), quiet_torch(), shapes_only():
-            program = torch.export.export(
+            return torch.export.export(
                 model.module, call.args, call.kwargs, dynamic_shapes=shapes, strict=False
             )
     except DeploykitError:
         raise
     except Exception as error:
         raise BadInputError(_explain(error, model.inputs)) from error
-    _views_as_reshapes(program)
-    return program
-
-
-def _views_as_reshapes(program: ExportedProgram) -> None:
-    """A view holds for the strides that were captured; another kernel may give others.
-
-    `x.transpose(1, 2).reshape(..)` is captured as a view where fused attention happened to lay
-    its result out so. Smaller heads, another device or PyTorch's exporter lay it out differently.
-    """
-    import torch
-
-    for node in program.graph.nodes:
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-    program.graph_module.recompile()
 
 
 def example_sizes(specs: Sequence[TensorSpec]) -> dict[str, int]:

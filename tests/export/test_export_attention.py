@@ -10,6 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from deploykit.core.types import Model
+from deploykit.load.capture import capture
+from deploykit.load.inputs import parse_inputs
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,23 +70,38 @@ def test_the_file_computes_what_the_network_does(
             torch.testing.assert_close(torch.from_numpy(found), module(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_view_of_what_attention_gives_does_not_depend_on_its_layout(export: Export) -> None:
-    """Heads of 32 wide with a mask: PyTorch's exporter lays their result out in another way."""
+class Biased(nn.Module):
+    """Attention with a learnt mask, its heads joined again behind it."""
 
-    class Biased(Attends):
-        def forward(self, x: Tensor) -> Any:
-            """[N, 6, 8]."""
-            return super().forward(x).transpose(1, 2).reshape(x.shape[0], 6, 8)
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.bias = nn.Parameter(torch.linspace(-1, 1, 72).reshape(1, 2, 6, 6))
 
-    def heads(x: Tensor) -> Tensor:
-        return x.reshape(-1, 6, 2, 4).transpose(1, 2)
+    def forward(self, x: Tensor) -> Any:
+        """[N, 6, 8]."""
+        q, k, v = (p.reshape(-1, 6, 2, 4).transpose(1, 2) for p in self.qkv(x).chunk(3, dim=-1))
+        found = scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return found.transpose(1, 2).reshape(x.shape[0], 6, 8)
 
-    module = Biased(heads, attn_mask=torch.linspace(-1, 1, 72).reshape(1, 2, 6, 6))
+
+def test_a_learnt_mask_changes_the_layout_where_gradients_are_taken(export: Export) -> None:
+    module = Biased()
 
     written = export(module, "x=N[1..8]x6x8")
 
     x = torch.rand(3, 6, 8)
-    session = onnxruntime.InferenceSession(written.artifact.model_path)
-    (found,) = session.run(None, {"x": x.numpy()})
+    (found,) = onnxruntime.InferenceSession(written.artifact.model_path).run(None, {"x": x.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_captured_without_gradients_can_be_trained() -> None:
+    module = Biased()
+    graph = capture(Model(module, parse_inputs(["x=N[1..8]x6x8"]))).module()
+    x = torch.rand(3, 6, 8)
+
+    graph(x=x).sum().backward()
+
+    torch.testing.assert_close(graph(x=x), module(x))
+    assert any(parameter.grad is not None for parameter in graph.parameters())
