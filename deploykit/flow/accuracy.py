@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from deploykit.check.accuracy import accuracy, at_most, drop, reported
@@ -13,7 +15,7 @@ from deploykit.runtimes import runtime_named
 if TYPE_CHECKING:
     import numpy as np
 
-    from deploykit.check.accuracy import Run
+    from deploykit.check.accuracy import Accuracy, Run
     from deploykit.core.progress import Progress
     from deploykit.core.report import Check
     from deploykit.core.types import OnnxArtifact
@@ -86,3 +88,10 @@ def are_classes(labels: np.dtype[Any] | None) -> bool:
 def usual_metric(data: Data) -> str:
     """Top-1 for class numbers, the mean absolute error for everything else."""
     return "top-1" if are_classes(labels_type(data)) else "mae"
+
+
+def lost_check(name: str, was: Accuracy, now: Accuracy, limit: float | None) -> Check:
+    """What was lost, paired by sample, in points where it is a share; no limit only reports."""
+    points = was.is_share and now.is_share
+    found = at_most(name, drop(was, now), inf if limit is None else limit, points=points)
+    return replace(found, limit=limit)

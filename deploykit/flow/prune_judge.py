@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import inf
 from typing import TYPE_CHECKING
 
-from deploykit.check.accuracy import at_most, drop, reported
+from deploykit.check.accuracy import reported
 from deploykit.compress.prune.choice.candidates import candidates
 from deploykit.compress.prune.options import PruneOptions
 from deploykit.core.errors import CheckFailedError
 from deploykit.core.report import Check, Verdict
+from deploykit.flow.accuracy import lost_check
 from deploykit.flow.prune_record import GroupRow, Pruning
 from deploykit.flow.prune_size import counted, kept_of
 from deploykit.flow.splits import VAL
@@ -68,17 +67,7 @@ def latency_check(found: SideBySide, aim: LatencyAim | None, asked: str) -> Chec
             "its time on ort-cpu; nothing was written"
         )
     limit = 1.0 if aim is None else aim.share_of(found.whole_ns)
-    met = found.share <= limit
-    low, high = found.low, found.high
-    return Check(
-        f"latency on ort-cpu, of the original's {found.whole_ns / 1e6:.4g} ms",
-        Verdict.PASSED if met else Verdict.FAILED,
-        found.share,
-        None if low is None or high is None else (low, high),
-        limit,
-        "x",
-        "" if met else _CLOSEST,
-    )
+    return found.check(limit, advice=_CLOSEST)
 
 
 def accuracy_checks(
@@ -93,13 +82,6 @@ def accuracy_checks(
         title = f"{now.metric.name} lost {name}: {now.data}"
         checks.append(lost_check(title, was, now, max_drop if name == VAL else None))
     return checks
-
-
-def lost_check(name: str, was: Accuracy, now: Accuracy, limit: float | None) -> Check:
-    """What was lost, paired by sample, in points where it is a share; no limit only reports."""
-    points = was.is_share and now.is_share
-    found = at_most(name, drop(was, now), inf if limit is None else limit, points=points)
-    return replace(found, limit=limit)
 
 
 def oracle_check(

@@ -12,6 +12,7 @@ from deploykit import __version__
 from deploykit.core import records
 from deploykit.core.errors import CheckFailedError, MissingExtraError
 from deploykit.core.report import Report, Verdict
+from deploykit.flow.accuracy import lost_check
 from deploykit.flow.cache import FOLDER_NAME, Cache, kept_folder, key_of
 from deploykit.flow.folders import PRUNING_NAME, REPORT_NAME, writing_folder
 from deploykit.flow.prune_aim import Planner, read_counts
@@ -22,7 +23,6 @@ from deploykit.flow.prune_judge import (
     aim_check,
     aim_text,
     latency_check,
-    lost_check,
     oracle_check,
     pruning_of,
 )

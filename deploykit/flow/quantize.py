@@ -6,12 +6,11 @@ What is slower than the float network, or loses more than was allowed, is not ha
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import inf
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.bench.optimised import left_in_float
-from deploykit.check.accuracy import accuracy, at_most, call_size, drop, reported
+from deploykit.check.accuracy import accuracy, call_size, reported
 from deploykit.check.metrics import metric_named
 from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
@@ -20,7 +19,7 @@ from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Check, Report, Verdict
 from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
-from deploykit.flow.accuracy import labels_type, usual_metric
+from deploykit.flow.accuracy import labels_type, lost_check, usual_metric
 from deploykit.flow.folders import OURS, REPORT_NAME, check_free, writing_folder
 from deploykit.flow.quantize_record import (
     QUANTIZATION,
@@ -278,31 +277,22 @@ class _Work:
                 f"{found.share:.3g}x of its time on {RUNTIME}; nothing was written; --force hands "
                 "it over all the same"
             )
-        low, high = found.low, found.high
-        return Check(
-            f"latency on {RUNTIME}, of the original's {found.whole_ns / 1e6:.4g} ms",
-            Verdict.PASSED if found.share <= 1 else Verdict.FAILED,
-            found.share,
-            None if low is None or high is None else (low, high),
-            1.0,
-            "x",
-        )
+        return found.check(1.0)
 
     def _accuracy(self, name: str, data: Data, artifact: OnnxArtifact) -> Iterator[Check]:
         was, now = self._scored(self.original, data), self._scored(artifact, data)
         for said, found in (("float", was), ("quantized", now)):
             yield reported(f"{found.metric.name} {said} {name}: {data.name}", found)
         limit = self.request.max_drop if name == VAL else None
-        points = was.is_share and now.is_share
         title = f"{now.metric.name} lost {name}: {data.name}"
-        check = at_most(title, drop(was, now), inf if limit is None else limit, points=points)
+        check = lost_check(title, was, now, limit)
         if limit is not None and check.verdict is not Verdict.PASSED:
             unit = f" {check.unit}" if check.unit else ""
             raise CheckFailedError(
                 f"{title} is {check.value:.4g}{unit}, allowed is {limit:g}; nothing was written; "
                 "try --method percentile or mse, more --samples, or --exclude layers"
             )
-        yield replace(check, limit=limit)
+        yield check
 
     def _scored(self, artifact: OnnxArtifact, data: Data) -> Accuracy:
         metric = metric_named(self.request.metric or usual_metric(data))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from deploykit.bench.cases import Wanted
 from deploykit.bench.run import Plan as BenchPlan
 from deploykit.bench.schedule import StopRules
+from deploykit.core.report import Check, Verdict
 from deploykit.flow.measure import BenchRequest, measure
 
 if TYPE_CHECKING:
@@ -38,6 +39,19 @@ class SideBySide:
     share: float
     low: float | None
     high: float | None
+
+    def check(self, limit: float, advice: str = "") -> Check:
+        """Whether the candidate takes at most this share; the advice is for where it does not."""
+        met = self.share <= limit
+        return Check(
+            f"latency on {RUNTIME}, of the original's {self.whole_ns / 1e6:.4g} ms",
+            Verdict.PASSED if met else Verdict.FAILED,
+            self.share,
+            None if self.low is None or self.high is None else (self.low, self.high),
+            limit,
+            "x",
+            "" if met else advice,
+        )
 
 
 def side_by_side(

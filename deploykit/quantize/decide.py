@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from deploykit.quantize.graph import attributes
 from deploykit.quantize.targets import Out, Role
 
 if TYPE_CHECKING:
@@ -235,15 +236,7 @@ def _merged(
 
 
 def _against_gemm(node: onnx.NodeProto) -> str:
-    if _float(node, "alpha", 1.0) != 1.0 or _float(node, "beta", 1.0) != 1.0:
+    given = attributes(node)
+    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
         return "it scales its operands (alpha, beta)"
-    return "it transposes its input" if _float(node, "transA", 0.0) else ""
-
-
-def _float(node: onnx.NodeProto, name: str, default: float) -> float:
-    from onnx.helper import get_attribute_value
-
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return float(get_attribute_value(attribute))
-    return default
+    return "it transposes its input" if given.get("transA", 0) else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploykit.quantize.graph import attributes
 from deploykit.quantize.numbers import bias_grid, grid_of, weight_grid, with_room_for
 from deploykit.quantize.targets import Channel, Out
 from deploykit.quantize.wiring import Wiring
@@ -233,15 +234,13 @@ class _Emitting:
 
 def _axis(node: onnx.NodeProto, rule: Rule, weights: NDArray[Any]) -> int | None:
     """The dimension of a node's output channels in its weights."""
-    from onnx.helper import get_attribute_value
-
-    attributes = {one.name: get_attribute_value(one) for one in node.attribute}
+    given = attributes(node)
     if rule.channel is Channel.FIRST:
         return 0
     if rule.channel is Channel.SECOND:  # of a transposed convolution: [in, out / groups, ..]
-        return 1 if attributes.get("group", 1) == 1 else None
+        return 1 if given.get("group", 1) == 1 else None
     if rule.channel is Channel.GEMM:
-        return 0 if attributes.get("transB", 0) else 1
+        return 0 if given.get("transB", 0) else 1
     return weights.ndim - 1 if weights.ndim == _PER_CHANNEL_DIMS else None
 
 

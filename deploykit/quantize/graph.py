@@ -152,7 +152,7 @@ class Graph:
     def _index(self) -> None:
         self._readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
         self._producers: dict[str, onnx.NodeProto] = {}
-        self.captured = {name for node in self.nodes for name in _captured(node)}
+        self.captured = {name for node in self.nodes for name in captured_by(node)}
         for node in self.nodes:
             for name in node.input:
                 self._readers[name].append(node)
@@ -237,7 +237,7 @@ def _set(message: onnx.ModelProto | onnx.GraphProto, field: str, value: object) 
         getattr(message, field).extend(value)
 
 
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
+def captured_by(node: onnx.NodeProto) -> Iterator[str]:
     """Names that the subgraphs of a node read. Some are their own: nobody outside has those."""
     for body in bodies(node):
         for inner in nodes_below(list(body.node)):

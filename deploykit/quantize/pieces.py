@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploykit.quantize.graph import captured_by
+from deploykit.quantize.write_graph import size_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -57,7 +60,7 @@ def pieces(
     for node in nodes:
         new = sum(sizes.get(name, 0) for name in node.output if name in wanted)
         fresh = {name for name in _reads(node) if name in constants} - seen
-        new += sum(_bytes(constants[name]) for name in fresh)
+        new += sum(size_bytes(constants[name]) for name in fresh)
         if parts[-1] and weight + new > most_bytes:
             parts.append([])
             weight, seen = 0, set()
@@ -108,16 +111,4 @@ def _piece(
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """Names that a node and its subgraphs read; what a subgraph makes itself is among them."""
     yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            yield from (value.name for value in body.output)
-            for inner in body.node:
-                yield from _reads(inner)
-
-
-def _bytes(tensor: onnx.TensorProto) -> int:
-    from math import prod
-
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    return int(prod(tensor.dims) * tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    yield from captured_by(node)

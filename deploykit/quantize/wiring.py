@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deploykit.quantize.graph import captured_by
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import onnx
     from numpy.typing import NDArray
@@ -46,7 +48,7 @@ class Wiring:
             {name: tuple(nodes) for name, nodes in readers.items()},
             {tensor.name: tensor for tensor in graph.initializer},
             frozenset(value.name for value in graph.output),
-            frozenset(name for node in graph.node for name in _read_inside(node)),
+            frozenset(name for node in graph.node for name in captured_by(node)),
         )
 
     def values(self, name: str) -> NDArray[Any]:
@@ -60,13 +62,3 @@ class Wiring:
         readers = self.readers.get(name, ())
         wanted = name in self.outputs or name in self.outer
         return readers[0] if len(readers) == 1 and not wanted else None
-
-
-def _read_inside(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that the subgraphs of a node read, their own among them."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from inner.input
-                yield from _read_inside(inner)

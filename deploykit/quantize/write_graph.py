@@ -45,7 +45,7 @@ def write_graph(model: onnx.ModelProto, folder: Path | None, path: Path) -> tupl
     tensors = list(_tensors(model))
     outside = any(tensor.data_location == tensor.EXTERNAL for tensor in tensors)
     try:
-        if not outside and sum(_size_bytes(one) for one in tensors) <= EMBED_LIMIT_BYTES:
+        if not outside and sum(size_bytes(one) for one in tensors) <= EMBED_LIMIT_BYTES:
             onnx.save(model, path)
             return (path,)
         data = path.with_name(path.name + ".data")
@@ -75,7 +75,7 @@ def _written(
     import onnx
 
     external = tensor.data_location == tensor.EXTERNAL
-    if tensor.data_type == onnx.TensorProto.STRING or _size_bytes(tensor) < _APART_BYTES:
+    if tensor.data_type == onnx.TensorProto.STRING or size_bytes(tensor) < _APART_BYTES:
         return embed(tensor, folder) if external else tensor
     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
     start = file.tell()
@@ -116,7 +116,7 @@ def _attribute_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield from body.initializer
 
 
-def _size_bytes(tensor: onnx.TensorProto) -> int:
+def size_bytes(tensor: onnx.TensorProto) -> int:
     """In memory, about: elements of 8 bytes are the largest that weights have."""
     from onnx import helper
 
