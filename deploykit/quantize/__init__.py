@@ -1,4 +1,4 @@
-"""Quantization: ONNX → ONNX. Ranges are measured, quantizers placed, and what went wrong corrected.
+"""Quantization: ONNX → ONNX. Ranges are measured and quantizers placed where they help.
 
 ```
  float ONNX ──prepare──► float graph ──calibrate──► Ranges (a file) ──place──► QDQ ONNX

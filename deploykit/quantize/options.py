@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deploykit.core.errors import BadInputError
+from deploykit.core.errors import BadInputError, nearest
 
 TARGETS = ("ort-cpu", "tensorrt", "portable")
 
@@ -27,8 +27,6 @@ class QuantizeOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        from deploykit.core.errors import nearest
-
         if self.target not in TARGETS:
             raise BadInputError(
                 f"target {self.target!r} has no table of quantizers"
