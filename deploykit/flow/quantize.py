@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.core.types import OnnxArtifact, Option
     from deploykit.load.data import Array, Data
-    from deploykit.quantize.prepare import Prepared
+    from deploykit.quantize.prepare.prepare import Prepared
     from deploykit.quantize.quantize import Quantized
     from deploykit.quantize.ranges import Range
 
@@ -115,7 +115,7 @@ def run_quantize(request: QuantizeRequest, progress: Progress = silent) -> Quant
             `max_drop`. Nothing is left behind.
         EnvironmentFailedError: it cannot be written or run.
     """
-    from deploykit.quantize.prepare import prepare
+    from deploykit.quantize.prepare.prepare import prepare
 
     check_free(request.out, overwrite=request.overwrite, ours=FILES)
     options, calibration = _options(request.changes)
@@ -220,7 +220,7 @@ class _Work:
     def _write(self, folder: Path, made: Quantized) -> OnnxArtifact:
         import onnx
 
-        from deploykit.quantize.write_graph import write_graph
+        from deploykit.quantize.graph.write import write_graph
 
         path, *_ = write_graph(made.model, self.prepared.folder, folder / MODEL_NAME)
         check_file(path)

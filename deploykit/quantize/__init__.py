@@ -3,4 +3,16 @@
 ```
  float ONNX ──prepare──► float graph ──calibrate──► Ranges (a file) ──place──► QDQ ONNX
 ```
+
+| room | what it has |
+| --- | --- |
+| `ranges`, `options`, `calibration_options` | the nouns: what was seen, what is asked for |
+| `graph/` | an ONNX graph's values, constants and wiring; how it is written |
+| `prepare/` | any float file becomes a graph that quantizers fit into; what it computes stays |
+| `calibrate/` | data runs through it piece by piece; histograms; how a range is chosen |
+| `place/` | tables by target: which nodes, which values; the quantizers and the integer weights |
+| `quantize` | all of it in a row |
+
+A room imports those above it in this table only (import-linter holds it). Nothing here measures
+or judges, and nothing needs torch.
 """

@@ -8,13 +8,13 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
-from deploykit.quantize.calibrate import calibrate, wanted_of
-from deploykit.quantize.decide import decide
-from deploykit.quantize.emit import emit
-from deploykit.quantize.observe import observer
+from deploykit.quantize.calibrate.calibrate import calibrate, wanted_of
+from deploykit.quantize.calibrate.observe import observer
+from deploykit.quantize.graph.wiring import Wiring
+from deploykit.quantize.place.decide import decide
+from deploykit.quantize.place.emit import emit
+from deploykit.quantize.place.targets import placement_named
 from deploykit.quantize.ranges import Range
-from deploykit.quantize.targets import placement_named
-from deploykit.quantize.wiring import Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from deploykit.core.progress import Progress
     from deploykit.load.data import Array
     from deploykit.quantize.calibration_options import CalibrationOptions
-    from deploykit.quantize.decide import Decision
     from deploykit.quantize.options import QuantizeOptions
-    from deploykit.quantize.prepare import Prepared
+    from deploykit.quantize.place.decide import Decision
+    from deploykit.quantize.prepare.prepare import Prepared
 
 _FLOAT_BYTES = 4
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import deploykit.runtimes  # noqa: F401  (switches telemetry off before onnxruntime is imported)
-from deploykit.quantize.prepare import Prepared, prepare
+from deploykit.quantize.prepare.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploykit.quantize.chunks import CHUNK
-from deploykit.quantize.histogram import BINS, LEAST_EXPONENT, Histogram, grid_for
+from deploykit.quantize.calibrate.chunks import CHUNK
+from deploykit.quantize.calibrate.histogram import BINS, LEAST_EXPONENT, Histogram, grid_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,11 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deploykit.quantize.calibrate.entropy import (
+    EMPTY,
+    MOST_CLIPPED,
+    TIE,
+    divergences,
+    entropy_threshold,
+)
+from deploykit.quantize.calibrate.histogram import Histogram
+from deploykit.quantize.calibrate.methods import entropy, mse, percentile, range_of
+from deploykit.quantize.calibrate.mse import OneSide
 from deploykit.quantize.calibration_options import HISTOGRAM_METHODS, CalibrationOptions
-from deploykit.quantize.entropy import EMPTY, MOST_CLIPPED, TIE, divergences, entropy_threshold
-from deploykit.quantize.histogram import Histogram
-from deploykit.quantize.methods import entropy, mse, percentile, range_of
-from deploykit.quantize.mse import OneSide
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploykit.quantize.numbers import bias_grid, grid_of, limits, weight_grid, with_room_for
+from deploykit.quantize.place.numbers import bias_grid, grid_of, limits, weight_grid, with_room_for
 
 RNG = np.random.default_rng(0)
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploykit.core.errors import BadInputError
+from deploykit.quantize.calibrate.chunks import CHUNK
+from deploykit.quantize.calibrate.methods import range_of
+from deploykit.quantize.calibrate.observe import HistogramObserver, observer
 from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
-from deploykit.quantize.chunks import CHUNK
-from deploykit.quantize.methods import range_of
-from deploykit.quantize.observe import HistogramObserver, observer
 
 BATCHES = st.lists(
     st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=9),

@@ -10,18 +10,18 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deploykit.quantize.decide import decide
-from deploykit.quantize.emit import emit
+from deploykit.quantize.graph.wiring import Wiring
+from deploykit.quantize.place.decide import decide
+from deploykit.quantize.place.emit import emit
+from deploykit.quantize.place.targets import ORT_CPU, PLACEMENTS, TENSORRT, Role, placement_named
 from deploykit.quantize.ranges import Range
-from deploykit.quantize.targets import ORT_CPU, PLACEMENTS, TENSORRT, Role, placement_named
-from deploykit.quantize.wiring import Wiring
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from deploykit.quantize.targets import Placement
+    from deploykit.quantize.place.targets import Placement
 
 RNG = np.random.default_rng(0)
 PRODUCTS = {"Conv": "QLinearConv", "Gemm": "QGemm", "MatMul": "QLinearMatMul"}

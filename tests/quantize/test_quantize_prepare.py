@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from deploykit.quantize.prepare import prepare
+from deploykit.quantize.prepare.prepare import prepare
 
 if TYPE_CHECKING:
-    from deploykit.quantize.prepare import Prepared
+    from deploykit.quantize.prepare.prepare import Prepared
     from tests.quantize.conftest import MakeModel, Prove, Weights
 
 NORM = dict.fromkeys("sbmv", (4,))

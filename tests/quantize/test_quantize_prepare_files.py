@@ -17,9 +17,9 @@ from deploykit.export.torch_to_onnx import export_model
 from deploykit.load.artifacts import read_graph
 from deploykit.load.modules import load_source
 from deploykit.load.sources import Source, resolve
-from deploykit.quantize import write_graph as writing
-from deploykit.quantize.prepare import prepare
-from deploykit.quantize.write_graph import write_graph
+from deploykit.quantize.graph import write as writing
+from deploykit.quantize.graph.write import write_graph
+from deploykit.quantize.prepare.prepare import prepare
 
 if TYPE_CHECKING:
     from tests.quantize.conftest import MakeModel, Prove, Run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploykit.core.errors import BadInputError
-from deploykit.quantize.prepare import prepare
+from deploykit.quantize.prepare.prepare import prepare
 
 if TYPE_CHECKING:
     from tests.quantize.conftest import MakeModel, Weights

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.graph import attributes
-from deploykit.quantize.layer_weights import CONVOLUTIONS, all_float32, weight_of
+from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.prepare.layer_weights import CONVOLUTIONS, all_float32, weight_of
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     from numpy.typing import NDArray
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
 
 @dataclass(frozen=True, slots=True)

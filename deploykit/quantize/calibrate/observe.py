@@ -10,10 +10,10 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from deploykit.core.errors import BadInputError
+from deploykit.quantize.calibrate.chunks import chunks, finite_part
+from deploykit.quantize.calibrate.histogram import Histogram
+from deploykit.quantize.calibrate.methods import range_of
 from deploykit.quantize.calibration_options import HISTOGRAM_METHODS, CalibrationOptions
-from deploykit.quantize.chunks import chunks, finite_part
-from deploykit.quantize.histogram import Histogram
-from deploykit.quantize.methods import range_of
 from deploykit.quantize.ranges import Range
 
 if TYPE_CHECKING:

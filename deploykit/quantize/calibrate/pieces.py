@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.graph import captured_by
-from deploykit.quantize.write_graph import size_bytes
+from deploykit.quantize.graph.values import captured_by
+from deploykit.quantize.graph.write import size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploykit.quantize.graph import attributes
-from deploykit.quantize.numbers import bias_grid, grid_of, weight_grid, with_room_for
-from deploykit.quantize.targets import Channel, Out
-from deploykit.quantize.wiring import Wiring
+from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.graph.wiring import Wiring
+from deploykit.quantize.place.numbers import bias_grid, grid_of, weight_grid, with_room_for
+from deploykit.quantize.place.targets import Channel, Out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from deploykit.quantize.decide import Decision
-    from deploykit.quantize.numbers import Grid
+    from deploykit.quantize.place.decide import Decision
+    from deploykit.quantize.place.numbers import Grid
+    from deploykit.quantize.place.targets import Placement, Rule
     from deploykit.quantize.ranges import Range
-    from deploykit.quantize.targets import Placement, Rule
 
 _PER_CHANNEL_DIMS = 2  # of a MatMul's weights; integer kernels want one scale for stacks of them
 

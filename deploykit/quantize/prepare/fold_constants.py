@@ -10,14 +10,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.bench.folding import MOST_ELEMENTS, evaluate, infer_folded
-from deploykit.quantize.graph import attributes
+from deploykit.quantize.graph.values import attributes
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     from numpy.typing import NDArray
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
 _BY_TYPE = {"value_float": "float32", "value_floats": "float32",
             "value_int": "int64", "value_ints": "int64"}  # fmt: skip

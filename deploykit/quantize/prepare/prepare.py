@@ -14,18 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.fold_constants import (
+from deploykit.quantize.graph.values import Graph, names_once
+from deploykit.quantize.prepare.fold_constants import (
     drop_dead,
     drop_identities,
     fold_constants,
     lift_constants,
 )
-from deploykit.quantize.fold_norms import fold_norms, norms_left
-from deploykit.quantize.fuse_biases import fuse_biases
-from deploykit.quantize.graph import Graph, names_once
-from deploykit.quantize.opset import opset_of, raise_opset
-from deploykit.quantize.pool_means import pool_means
-from deploykit.quantize.refusals import refuse_other_types, refuse_quantized
+from deploykit.quantize.prepare.fold_norms import fold_norms, norms_left
+from deploykit.quantize.prepare.fuse_biases import fuse_biases
+from deploykit.quantize.prepare.opset import opset_of, raise_opset
+from deploykit.quantize.prepare.pool_means import pool_means
+from deploykit.quantize.prepare.refusals import refuse_other_types, refuse_quantized
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
-from deploykit.quantize.graph import nodes_below
+from deploykit.quantize.graph.values import nodes_below
 
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Where the arithmetic is. A network without any of them is not worth quantizing."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
-from deploykit.quantize.pieces import pieces
-from deploykit.quantize.write_graph import write_graph
+from deploykit.quantize.calibrate.pieces import pieces
+from deploykit.quantize.graph.write import write_graph
 from deploykit.runtimes.ort import CPU_PROVIDER  # before onnxruntime: it switches off telemetry
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import onnx
 
     from deploykit.load.data import Array
-    from deploykit.quantize.observe import Observer
-    from deploykit.quantize.pieces import Piece
-    from deploykit.quantize.prepare import Prepared
+    from deploykit.quantize.calibrate.observe import Observer
+    from deploykit.quantize.calibrate.pieces import Piece
+    from deploykit.quantize.prepare.prepare import Prepared
     from deploykit.quantize.ranges import Range
 
 MOST_BYTES = 256_000_000

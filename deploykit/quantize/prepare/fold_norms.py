@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.affine import affine_of, layer_input
-from deploykit.quantize.fuse_biases import ranks_of, take_over
-from deploykit.quantize.graph import attributes
-from deploykit.quantize.layer_weights import (
+from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.prepare.affine import affine_of, layer_input
+from deploykit.quantize.prepare.fuse_biases import ranks_of, take_over
+from deploykit.quantize.prepare.layer_weights import (
     CONVOLUTIONS,
     all_float32,
     channels_of,
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from deploykit.quantize.affine import Affine
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
+    from deploykit.quantize.prepare.affine import Affine
 
 _FOLDABLE = CONVOLUTIONS | {"Gemm", "MatMul"}
 

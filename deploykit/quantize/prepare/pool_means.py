@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.quantize.fuse_biases import ranks_of
-from deploykit.quantize.graph import attributes
+from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.prepare.fuse_biases import ranks_of
 
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
 _LEAST_RANK = 3  # [samples, channels, positions]
 

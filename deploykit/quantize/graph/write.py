@@ -10,8 +10,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import EnvironmentFailedError
-from deploykit.quantize.external import array_of, copy_external, embed
-from deploykit.quantize.graph import bodies, nodes_below, without_weights
+from deploykit.quantize.graph.external import array_of, copy_external, embed
+from deploykit.quantize.graph.values import bodies, nodes_below, without_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

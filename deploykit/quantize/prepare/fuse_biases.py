@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.affine import layer_input, other_input
-from deploykit.quantize.layer_weights import weight_of
+from deploykit.quantize.prepare.affine import layer_input, other_input
+from deploykit.quantize.prepare.layer_weights import weight_of
 
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
 
 def fuse_biases(graph: Graph) -> tuple[tuple[str, str], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.graph import attributes
+from deploykit.quantize.graph.values import attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _FLOAT = 1  # onnx.TensorProto.FLOAT, which never changes

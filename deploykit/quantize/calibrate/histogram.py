@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.quantize.chunks import CHUNK, chunks, finite_part
+from deploykit.quantize.calibrate.chunks import CHUNK, chunks, finite_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

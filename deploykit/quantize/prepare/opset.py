@@ -17,13 +17,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from deploykit.core.errors import BadInputError
-from deploykit.quantize.external import array_of
-from deploykit.quantize.graph import attributes, bodies
+from deploykit.quantize.graph.external import array_of
+from deploykit.quantize.graph.values import attributes, bodies
 
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.quantize.graph import Graph
+    from deploykit.quantize.graph.values import Graph
 
     Types: TypeAlias = dict[str, onnx.TypeProto]
 

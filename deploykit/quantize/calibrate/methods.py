@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.quantize.entropy import entropy_threshold
-from deploykit.quantize.mse import OneSide, least_squares, least_squares_symmetric
+from deploykit.quantize.calibrate.entropy import entropy_threshold
+from deploykit.quantize.calibrate.mse import OneSide, least_squares, least_squares_symmetric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from deploykit.quantize.calibrate.histogram import Histogram
     from deploykit.quantize.calibration_options import CalibrationOptions
-    from deploykit.quantize.histogram import Histogram
 
 
 def range_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deploykit.quantize.graph import captured_by
+from deploykit.quantize.graph.values import captured_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,17 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.graph import attributes
-from deploykit.quantize.targets import Out, Role
+from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.place.targets import Out, Role
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     import onnx
 
+    from deploykit.quantize.graph.wiring import Wiring
+    from deploykit.quantize.place.targets import Placement, Rule
     from deploykit.quantize.ranges import Range
-    from deploykit.quantize.targets import Placement, Rule
-    from deploykit.quantize.wiring import Wiring
 
 _LEAST_DIMS = 2  # of weights: a vector is a bias or a factor
 

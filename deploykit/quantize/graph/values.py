@@ -15,7 +15,7 @@ from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.external import array_of, embed
+from deploykit.quantize.graph.external import array_of, embed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""Ranges of values: the graph runs over data, observers see every activation."""

@@ -1,0 +1,1 @@
+"""An ONNX graph: its values, constants and wiring, and how it is written."""
