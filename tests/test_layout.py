@@ -22,6 +22,7 @@ MODULES = sorted(
 NEED_TORCH = {
     "deploykit.nets.classic",
     "deploykit.nets.resnet",
+    "deploykit.nets.separable",
     "deploykit.train.augment",
     "deploykit.train.checkpoint",
     "deploykit.train.fit",
