@@ -8,4 +8,5 @@ NAMES = (
     "pruning_coverage",
     "pruning_accuracy",
     "pruning_latency",
+    "int8_accuracy",
 )
