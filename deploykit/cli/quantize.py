@@ -10,7 +10,7 @@ import click
 from deploykit.cli.fields import Said, given_of, options_of
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
 from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
-from deploykit.quantize.options import TARGETS, QuantizeOptions
+from deploykit.quantize.options import ROUNDINGS, TARGETS, WEIGHT_RANGES, QuantizeOptions
 
 if TYPE_CHECKING:
     from deploykit.core.types import Option
@@ -29,6 +29,12 @@ _QUANTIZING = {
     "samples": Said("Of --calibrate that are used, at most."),
     "at_once": Said("Samples in a batch of calibration."),
     "exclude": Said("Nodes or operators that stay float, such as 'head*'; may be given again."),
+    "per_channel": Said("One scale for all weights of a layer, not one a channel."),
+    "weight_range": Said("How the end of a weight's grid is chosen.", WEIGHT_RANGES),
+    "equalise": Said("Even out weights across layers first: for weights of one scale."),
+    "smooth": Said("Outliers of activations into weights: off, auto, or an alpha from 0 to 1."),
+    "rounding": Said("Of weights.", ROUNDINGS),
+    "bias_correction": Said("Biases take back what integers move the mean by."),
 }
 _CALIBRATING = {
     "method": Said("How ranges of activations are chosen.", METHODS),

@@ -177,20 +177,24 @@ class _Work:
 
     def fill(self, folder: Path) -> QuantizeResult:
         """Write everything into an empty folder."""
-        from deploykit.quantize.quantize import excluded_nodes, quantize, ranges_of
+        from deploykit.quantize.quantize import excluded_nodes, quantize, ranges_of, rescaled
 
         excluded = excluded_nodes(self.prepared.model.graph, self.options.exclude)
+        threads = self.request.threads or 0
+        prepared = rescaled(
+            self.prepared, self.options, self._batches, threads=threads, progress=self.progress
+        ).prepared
         ranges = ranges_of(
-            self.prepared,
+            prepared,
             self.options,
             self.calibration,
             self._batches(),
             excluded=excluded,
-            threads=self.request.threads or 0,
+            threads=threads,
             progress=self.progress,
         )
         self.progress("placing quantizers", None)
-        made = quantize(self.prepared, self.options, ranges, excluded)
+        made = quantize(prepared, self.options, ranges, excluded)
         artifact = self._write(folder, made)
         record = self._record(made)
         records.save(folder / QUANTIZATION_NAME, record, QUANTIZATION)

@@ -11,6 +11,7 @@
 | `prepare/` | any float file becomes a graph that quantizers fit into; what it computes stays |
 | `calibrate/` | data runs through it piece by piece; histograms; how a range is chosen |
 | `place/` | tables by target: which nodes, which values; the quantizers and the integer weights |
+| `adjust/` | what makes integers accurate: equalised, smoothed, rounded and corrected weights |
 | `quantize` | all of it in a row |
 
 A room imports those above it in this table only (import-linter holds it). Nothing here measures

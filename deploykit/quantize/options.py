@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from deploykit.core.errors import BadInputError, nearest
 
 TARGETS = ("ort-cpu", "tensorrt", "portable")
+ROUNDINGS = ("nearest", "gptq")
+WEIGHT_RANGES = ("max", "mse")
+SMOOTH_AUTO, SMOOTH_OFF = "auto", "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +21,29 @@ class QuantizeOptions:
         samples: of the calibration data that are used, the first ones; all where there are fewer.
         at_once: samples in one batch of calibration.
         exclude: nodes that stay float: patterns of their names, or operators.
+        per_channel: whether weights have a scale for each output channel, or one for all.
+        weight_range: "max": the largest weight is the end of the grid. "mse": the end with the
+            least squared error of the weights.
+        equalise: cross-layer equalisation and bias absorption (Nagel et al., ICCV 2019, section
+            4.1): for weights with one scale, and depthwise networks.
+        smooth: outliers of activations go into weights (SmoothQuant: Xiao et al., ICML 2023,
+            section 4): "off", "auto" (an alpha for each value, or none), or an alpha from 0 to 1.
+        rounding: of weights. "nearest", or "gptq": each rounding error is made up for by the
+            weights that are still to be rounded (Frantar et al., ICLR 2023, section 3).
+        bias_correction: biases take back what quantization moves the mean of each channel by
+            (Nagel et al., ICCV 2019, section 4.2).
     """
 
     target: str = "ort-cpu"
     samples: int = 512
     at_once: int = 16
     exclude: tuple[str, ...] = ()
+    per_channel: bool = True
+    weight_range: str = "max"
+    equalise: bool = False
+    smooth: str = SMOOTH_OFF
+    rounding: str = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -35,3 +55,32 @@ class QuantizeOptions:
         for name in ("samples", "at_once"):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        _refuse_other(self.rounding, "rounding", ROUNDINGS)
+        _refuse_other(self.weight_range, "weight_range", WEIGHT_RANGES)
+        _ = self.alpha
+
+    @property
+    def alpha(self) -> float | None:
+        """Of smoothing; `None` where it is off or searched.
+
+        Raises:
+            BadInputError: `smooth` is neither a word that is known nor a number from 0 to 1.
+        """
+        if self.smooth in {SMOOTH_AUTO, SMOOTH_OFF}:
+            return None
+        try:
+            found = float(self.smooth)
+        except ValueError:
+            found = -1.0
+        if not 0 <= found <= 1:
+            raise BadInputError(
+                f"smooth is {self.smooth!r}; give off, auto or an alpha from 0 to 1, such as 0.5"
+            )
+        return found
+
+
+def _refuse_other(value: str, name: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadInputError(
+            f"{name} {value!r} is not known{nearest(value, known)}; it is {' or '.join(known)}"
+        )

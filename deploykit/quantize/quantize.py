@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
+from deploykit.core.progress import Progress, silent
+from deploykit.quantize.adjust.before import Rescaled, equalise, smooth
 from deploykit.quantize.calibrate.calibrate import calibrate, wanted_of
 from deploykit.quantize.calibrate.observe import observer
 from deploykit.quantize.graph.wiring import Wiring
+from deploykit.quantize.options import SMOOTH_OFF
 from deploykit.quantize.place.decide import decide
 from deploykit.quantize.place.emit import emit
 from deploykit.quantize.place.targets import placement_named
 from deploykit.quantize.ranges import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     import onnx
 
-    from deploykit.core.progress import Progress
     from deploykit.load.data import Array
+    from deploykit.quantize.calibrate.observe import Observer
     from deploykit.quantize.calibration_options import CalibrationOptions
     from deploykit.quantize.options import QuantizeOptions
     from deploykit.quantize.place.decide import Decision
+    from deploykit.quantize.place.targets import Placement
     from deploykit.quantize.prepare.prepare import Prepared
 
 _FLOAT_BYTES = 4
@@ -75,6 +79,8 @@ def ranges_of(
     excluded: Sequence[str] = (),
     threads: int = 0,
     progress: Progress,
+    more: Collection[str] = (),
+    observers: Callable[[], Observer] | None = None,
 ) -> dict[str, Range]:
     """Calibrate: the range of every value that gets a quantizer.
 
@@ -86,20 +92,61 @@ def ranges_of(
         excluded: names of nodes that stay float.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
+        more: names of further values that are observed.
+        observers: makes those of whoever wants to see more than one range; `None` for the usual.
 
     Raises:
         BadInputError: there is no batch, or a value is no number.
     """
     symmetric = placement_named(options.target).symmetric
+    wanted = {*wanted_values(prepared, options, excluded), *more}
     return calibrate(
         prepared,
-        wanted_values(prepared, options, excluded),
+        wanted_of(prepared.model.graph, wanted),
         batches,
-        lambda: observer(calibration, symmetric=symmetric),
+        observers or (lambda: observer(calibration, symmetric=symmetric)),
         sizes=_sizes(prepared, options.at_once),
         threads=threads,
         progress=progress,
     )
+
+
+def rescaled(
+    prepared: Prepared,
+    options: QuantizeOptions,
+    batches: Callable[[], Iterable[Mapping[str, Array]]],
+    *,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> Rescaled:
+    """What `equalise` and `smooth` ask for, before calibration: other weights, the same function.
+
+    Args:
+        prepared: the float graph; not changed.
+        options: of quantization.
+        batches: inputs by name, from the start each time.
+        threads: of ONNX Runtime; 0 for one a core.
+        progress: told after every batch.
+
+    Raises:
+        BadInputError: there is no batch, or a value is no number.
+    """
+    found = Rescaled(prepared)
+    sizes = _sizes(prepared, options.at_once)
+    if options.equalise:
+        found = equalise(prepared, batches(), sizes=sizes, threads=threads, progress=progress)
+    if options.smooth != SMOOTH_OFF:
+        smoothed = smooth(
+            found.prepared,
+            _placement(options),
+            options.alpha,
+            batches(),
+            sizes=sizes,
+            threads=threads,
+            progress=progress,
+        )
+        found = replace(found, prepared=smoothed.prepared, smoothed=smoothed.smoothed)
+    return found
 
 
 def quantize(
@@ -119,7 +166,7 @@ def quantize(
     Raises:
         BadInputError: nothing can be quantized; the message says why.
     """
-    placement = placement_named(options.target)
+    placement = _placement(options)
     decision = decide(Wiring.of(prepared.model), placement, ranges, excluded)
     if not decision.nodes:
         why = f": {decision.left[0].node}: {decision.left[0].why}" if decision.left else ""
@@ -127,6 +174,15 @@ def quantize(
     model = emit(prepared.model, placement, decision, ranges)
     used = {name for span in decision.values.values() for name in span}
     return Quantized(model, decision, tuple(r for name, r in ranges.items() if name in used))
+
+
+def _placement(options: QuantizeOptions) -> Placement:
+    """The table of the target, with what the options say of weights."""
+    return replace(
+        placement_named(options.target),
+        per_channel=options.per_channel,
+        weight_range=options.weight_range,
+    )
 
 
 def excluded_nodes(graph: onnx.GraphProto, patterns: Sequence[str]) -> tuple[str, ...]:

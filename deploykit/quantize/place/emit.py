@@ -13,7 +13,13 @@ import numpy as np
 
 from deploykit.quantize.graph.values import attributes
 from deploykit.quantize.graph.wiring import Wiring
-from deploykit.quantize.place.numbers import bias_grid, grid_of, weight_grid, with_room_for
+from deploykit.quantize.place.numbers import (
+    best_weight_grid,
+    bias_grid,
+    grid_of,
+    weight_grid,
+    with_room_for,
+)
 from deploykit.quantize.place.targets import Channel, Out
 
 if TYPE_CHECKING:
@@ -143,8 +149,9 @@ class _Emitting:
 
     def _weights(self, node: onnx.NodeProto, rule: Rule, position: int) -> Grid:
         values = self.wiring.values(node.input[position])
-        axis = _axis(node, rule, values)
-        grid = weight_grid(values, axis, self.placement.weight_bits)
+        axis = _axis(node, rule, values) if self.placement.per_channel else None
+        make = best_weight_grid if self.placement.weight_range == "mse" else weight_grid
+        grid = make(values, axis, self.placement.weight_bits)
         bias = rule.bias
         if bias is not None and self.placement.bias and len(node.input) > bias:
             name = node.input[bias]

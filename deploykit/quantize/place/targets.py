@@ -89,6 +89,8 @@ class Placement:
         residual: whether the sum of a convolution and something else wants that other input
             quantized and the convolution's result not.
         same_scale: operators whose inputs and output want one common scale.
+        per_channel: whether weights have a scale for each output channel.
+        weight_range: how the end of a weight's grid is chosen: "max" or "mse".
     """
 
     name: str
@@ -100,6 +102,8 @@ class Placement:
     weight_bits: int = 8
     residual: bool = False
     same_scale: frozenset[str] = field(default_factory=frozenset)
+    per_channel: bool = True
+    weight_range: str = "max"
 
 
 def _table(role: Role, names: str, **values: object) -> dict[str, Rule]:
