@@ -9,4 +9,5 @@ NAMES = (
     "pruning_accuracy",
     "pruning_latency",
     "int8_accuracy",
+    "int8_speed",
 )

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from deploykit.load.data import Array
 
-VERSION = "1.32.0"
-
 
 @dataclass(frozen=True, slots=True)
 class Way:
