@@ -11,6 +11,7 @@ loaded only by what needs them.
 | train | `TrainOptions`, `train_recipe` |
 | export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
 | compress | `PruneOptions`, `PruneRequest`, `PruneResult`, `run_prune`, `load_model` |
+| quantize | `QuantizeRequest`, `QuantizeResult`, `run_quantize` |
 | measure | `BenchRequest`, `Wanted`, `Plan`, `StopRules`, `BenchResult`, `measure` |
 | records | `Model`, `OnnxArtifact`, `Target`, `Measurement`, `Report` and what they are made of |
 | errors | `DeploykitError` and its kinds, `ExitStatus` |
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from deploykit.flow.measure import BenchRequest, measure
     from deploykit.flow.prune import PruneResult, run_prune
     from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.quantize import QuantizeRequest, QuantizeResult, run_quantize
     from deploykit.flow.rebuild import load_model
     from deploykit.flow.train import train_recipe
     from deploykit.load.artifacts import load_artifact
@@ -102,6 +104,8 @@ __all__ = [
     "PruneOptions",
     "PruneRequest",
     "PruneResult",
+    "QuantizeRequest",
+    "QuantizeResult",
     "Recipe",
     "Report",
     "Samples",
@@ -124,6 +128,7 @@ __all__ = [
     "parse_inputs",
     "run_export",
     "run_prune",
+    "run_quantize",
     "train_recipe",
 ]
 
@@ -143,6 +148,8 @@ _HOMES = {
     "PruneOptions": "compress.prune.options",
     "PruneRequest": "flow.prune_request",
     "PruneResult": "flow.prune",
+    "QuantizeRequest": "flow.quantize",
+    "QuantizeResult": "flow.quantize",
     "Recipe": "load.recipe",
     "Report": "core.report",
     "Samples": "core.measurement",
@@ -162,6 +169,7 @@ _HOMES = {
     "parse_inputs": "load.inputs",
     "run_export": "flow.export",
     "run_prune": "flow.prune",
+    "run_quantize": "flow.quantize",
     "train_recipe": "flow.train",
 }
 _ERRORS = "Error"

@@ -7,17 +7,34 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploykit.cli.fields import Said, options_of
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
+from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
+from deploykit.quantize.options import QuantizeOptions
 
 if TYPE_CHECKING:
     from deploykit.core.report import Check, Report
+    from deploykit.core.types import Option
     from deploykit.flow.export import ExportResult
+    from deploykit.flow.quantize_record import Quantization
 
 _EXAMPLES = """\b
 Examples:
   deploykit export models/fashion_resnet
   deploykit export net.py:build --weights net.safetensors --input "x=N[1..64]x3x224x224"
+  deploykit export models/fashion_resnet --precision int8 --calibrate 'fashion-mnist:train[:512]'
 """
+_MOST_FLOAT = 8
+_QUANTIZING = {
+    "target": Said("For a lower precision: whose kernels count.", default="ort-cpu for int8"),
+    "samples": Said("Of --calibrate that are used, at most."),
+    "exclude": Said("Nodes or operators that stay float32; may be given again."),
+}
+_CALIBRATING = {"method": Said("For int8: how ranges of activations are chosen.", METHODS)}
+_LOWER = (
+    *("precision", "calibrate", "max_drop", "measure", "batch", "threads", "force"),
+    *_QUANTIZING, *_CALIBRATING,
+)  # fmt: skip
 
 
 @click.command("export", epilog=_EXAMPLES)
@@ -39,6 +56,21 @@ Examples:
     type=click.FloatRange(min=0, min_open=True),
     help="Largest relative difference.  [default: by type, 1e-4 for float32]",
 )
+@click.option("--precision", help="fp32, int8, fp16 or bf16.  [default: fp32]")
+@click.option("--calibrate", help="For a lower precision: data that shows the ranges.")
+@options_of(QuantizeOptions, _QUANTIZING)
+@options_of(CalibrationOptions, _CALIBRATING)
+@click.option(
+    "--max-drop", type=click.FloatRange(min=0), help="Points of accuracy on --val that may be lost."
+)
+@click.option(
+    "--no-measure", "measure", flag_value=False, default=None, help="For int8: take no latencies."
+)
+@click.option("--batch", type=click.IntRange(min=1), help="For int8: of the measurement.")
+@click.option("--threads", type=click.IntRange(min=1), help="For int8: of the measurement.")
+@click.option(
+    "--force", flag_value=True, default=None, help="For int8: hand over what is slower than float."
+)
 @click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is there.")
 @json_option
@@ -58,6 +90,7 @@ def command(
     overwrite: bool,
     as_json: bool,
     quiet: bool,
+    **given: Option,
 ) -> None:
     """Turn SOURCE into an ONNX artifact and prove that it computes the same.
 
@@ -66,6 +99,8 @@ def command(
 
     The folder holds model.onnx, artifact.json (what it is and how it came to be) and report.json
     (the checks). Where a check fails, nothing is written and the exit status is 1.
+
+    --precision int8 goes on to what `deploykit quantize` does, fp16 and bf16 to 16 bits.
     """
     from deploykit.flow.export import ExportRequest, run_export
     from deploykit.load.inputs import parse_inputs
@@ -83,6 +118,7 @@ def command(
         eval=evaluation,
         metric=metric,
         limit=tolerance,
+        lower={name: given[name] for name in _LOWER if given[name] not in {None, ()}},
         overwrite=overwrite,
     )
     with progress(quiet or as_json) as tell:
@@ -122,7 +158,20 @@ def _print(result: ExportResult) -> None:
     for kind, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
         for spec in specs:
             click.echo(f"  {kind} {input_text(spec)}")
+    if result.lowered is not None:
+        print_left(result.lowered)
     print_checks(result.report)
+
+
+def print_left(record: Quantization) -> None:
+    """How many nodes are in the lower precision, and why the first of the others are not."""
+    left = [row for row in record.layers if row.kept_float]
+    done = len(record.layers) - len(left)
+    click.echo(f"  {done} of {len(record.layers)} nodes in integers for {record.target}")
+    for row in left[:_MOST_FLOAT]:
+        click.echo(f"  {row.node} ({row.op}) stays float: {row.kept_float}")
+    if len(left) > _MOST_FLOAT:
+        click.echo(f"  ... and {len(left) - _MOST_FLOAT} more; see quantization.json")
 
 
 def print_checks(report: Report) -> None:

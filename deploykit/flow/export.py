@@ -1,4 +1,4 @@
-"""Export, end to end: load, (train,) (stages,) export, verify, hand over.
+"""Export, end to end: load, (train,) (stages,) export, verify, (go lower,) hand over.
 
 What is handed over has passed; what has not passed leaves nothing behind. A recipe keeps each
 finished stage in a cache beside it; a plain source has none.
@@ -22,9 +22,12 @@ from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.adopt import adopt_verified
 from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
+from deploykit.flow.lower import LOWER_FILES, Lowering, joined, read_record, read_report
+from deploykit.flow.precision import COMMAND, FLOAT, INT8, STAGE, lower_of
+from deploykit.flow.prune_recipe import moved
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import Splits, open_splits
-from deploykit.flow.stages import check_stages, staged
+from deploykit.flow.stages import check_stages, quantize_table, staged
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
 from deploykit.flow.verify import (
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from deploykit.core.types import Model
+    from deploykit.flow.precision import Lower
+    from deploykit.flow.quantize_record import Quantization
     from deploykit.load.data import Array
 
 _CACHE_NAME = "cache"
@@ -64,6 +69,9 @@ class ExportRequest:
         eval: data that only reports, or "".
         metric: how the data is scored, or "" for the usual one of its labels.
         limit: on the relative difference, or `None` for the one of the outputs' type.
+        lower: the precision that it shall end in, and what belongs to it, by the names of the
+            fields of `deploykit.flow.precision`; wins over the recipe's stage "quantize". Empty
+            for that stage, or float32 where there is none.
         overwrite: whether an artifact at `out` may be replaced.
     """
 
@@ -74,6 +82,7 @@ class ExportRequest:
     eval: str = ""
     metric: str = ""
     limit: float | None = None
+    lower: Mapping[str, Option] = field(default_factory=dict)
     overwrite: bool = False
 
 
@@ -83,13 +92,16 @@ class ExportResult:
 
     Attributes:
         artifact: in the folder that was asked for.
-        report: its checks; all have passed.
+        report: its checks; all have passed. Those of the float network come first, where the
+            artifact is of a lower precision.
         reused: the stages that the cache had.
+        lowered: of a lower precision: what is in it, and what stayed float.
     """
 
     artifact: OnnxArtifact
     report: Report
     reused: tuple[str, ...] = ()
+    lowered: Quantization | None = None
 
 
 def run_export(request: ExportRequest, progress: Progress = silent) -> ExportResult:
@@ -101,15 +113,59 @@ def run_export(request: ExportRequest, progress: Progress = silent) -> ExportRes
             names the first tensor that diverges. Nothing is left behind.
         EnvironmentFailedError: it cannot be written.
     """
-    check_free(request.out, overwrite=request.overwrite)
+    check_free(request.out, overwrite=request.overwrite, ours=LOWER_FILES)
+    text = request.source.text
+    recipe = load_recipe(Path(text)) if is_recipe(text) and not is_onnx(text) else None
+    if recipe is not None:
+        check_stages(recipe)
+    lower = _lower(request, recipe)
+    if lower is None:
+        return _export_float(request, recipe, progress)
+    return _export_lower(request, recipe, lower, progress)
+
+
+def _lower(request: ExportRequest, recipe: Recipe | None) -> Lower | None:
+    """What was asked for on top of the recipe's stage; `None` where all stays float32."""
+    asked = request.lower
+    stage = quantize_table(recipe) if recipe else None
+    if stage is None or asked.get("precision") == FLOAT:
+        return lower_of(asked, COMMAND)
+    if asked.get("precision", stage.get("precision", INT8)) != stage.get("precision", INT8):
+        stage = {key: stage[key] for key in ("calibrate", "max_drop") if key in stage}
+    return lower_of({**stage, **asked}, STAGE)
+
+
+def _export_lower(
+    request: ExportRequest, recipe: Recipe | None, lower: Lower, progress: Progress
+) -> ExportResult:
+    """A float artifact, verified, in a temporary folder; then what was asked for, from it."""
+    val, evaluation = request.val, request.eval
+    if recipe is not None:
+        val, evaluation = (
+            asked or (moved(own, recipe.folder, Path()) if own else "")
+            for asked, own in ((val, recipe.data.val), (evaluation, recipe.data.eval))
+        )
+    lowering = Lowering(lower, val, evaluation, request.metric)
+    cache = Cache(recipe.folder / FOLDER_NAME / _CACHE_NAME) if recipe else None
+    with writing_folder(request.out, overwrite=request.overwrite, ours=LOWER_FILES) as folder:
+        place = folder / "float"
+        first = _export_float(replace(request, out=place, overwrite=False), recipe, progress)
+        had = lowering.put(first.artifact, folder, cache, progress)
+        shutil.rmtree(place)
+        report = joined(first.report, read_report(folder))
+        records.save(folder / REPORT_NAME, report, records.REPORT)
+    reused = (*first.reused, "quantize") if had else first.reused
+    return ExportResult(load_artifact(request.out), report, reused, read_record(request.out))
+
+
+def _export_float(
+    request: ExportRequest, recipe: Recipe | None, progress: Progress
+) -> ExportResult:
     text = request.source.text
     if is_onnx(text):
         return _export_onnx(request, progress)
-    recipe = load_recipe(Path(text)) if is_recipe(text) else None
     if recipe is None:
         check_form(text)
-    else:
-        check_stages(recipe)
     table = {**(recipe.export if recipe else {}), **request.changes}
     options = options_from(table, ExportOptions, "[export]")
     splits = open_splits(request.val, request.eval, recipe)
@@ -136,7 +192,7 @@ def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
     _refuse_unused(request)
     original = load_artifact(Path(request.source.text))
     splits = open_splits(request.val, request.eval)
-    with writing_folder(request.out, overwrite=request.overwrite) as folder:
+    with writing_folder(request.out, overwrite=request.overwrite, ours=LOWER_FILES) as folder:
         inputs = request.source.inputs
         artifact, report = adopt_verified(
             original,
@@ -164,10 +220,6 @@ def _refuse_unused(request: ExportRequest) -> None:
         )
 
 
-def _read_report(folder: Path) -> Report:
-    return records.load(folder / REPORT_NAME, Report, records.REPORT)
-
-
 def _code_of(metric: str) -> str:
     """SHA-256, in hex, of the file of a user's metric; "" for one of ours."""
     place, _, _ = metric.rpartition(":")
@@ -188,7 +240,7 @@ class _Work:
     def plain(self) -> ExportResult:
         """Without a cache."""
         out, overwrite = self.request.out, self.request.overwrite
-        with writing_folder(out, overwrite=overwrite) as folder:
+        with writing_folder(out, overwrite=overwrite, ours=LOWER_FILES) as folder:
             program = self._export(folder)
             artifact = load_artifact(folder)
             report = self._verify(artifact, program)
@@ -209,11 +261,9 @@ class _Work:
                 raise
             records.save(folder / REPORT_NAME, report, records.REPORT)
 
-        report, had_verify = cache.get_or_make(
-            self._verify_key(artifact), fill_verify, _read_report
-        )
+        report, had_verify = cache.get_or_make(self._verify_key(artifact), fill_verify, read_report)
         out, overwrite = self.request.out, self.request.overwrite
-        with writing_folder(out, overwrite=overwrite) as folder:
+        with writing_folder(out, overwrite=overwrite, ours=LOWER_FILES) as folder:
             for file in artifact.folder.iterdir():
                 shutil.copyfile(file, folder / file.name)
             records.save(folder / REPORT_NAME, report, records.REPORT)

@@ -38,12 +38,12 @@ def recipe_text(source: Source, out: Path) -> str:
     inputs = tuple(input_text(spec) for spec in source.inputs)
     options = dict(source.options)
     if recipe is None:
-        net = _moved(source.text, Path(), out)
+        net = moved(source.text, Path(), out)
     elif not recipe.source.plan:
         net = _relative(Path(source.text), out)
     else:
         own = recipe.source
-        net = _relative(recipe.whole, out) if recipe.whole else _moved(own.net, recipe.folder, out)
+        net = _relative(recipe.whole, out) if recipe.whole else moved(own.net, recipe.folder, out)
         inputs, options = inputs or own.inputs, {**own.options, **options}
     tables: dict[str, Mapping[str, Option]] = {
         "source": {"net": net, "plan": PLAN_NAME, "weights": WEIGHTS_NAME},
@@ -64,7 +64,7 @@ def _own_tables(recipe: Recipe, out: Path) -> dict[str, Mapping[str, Option]]:
     """What a recipe says beside its source."""
     texts = {field.name: getattr(recipe.data, field.name) for field in fields(DataTable)}
     return {
-        "data": {name: _moved(text, recipe.folder, out) for name, text in texts.items() if text},
+        "data": {name: moved(text, recipe.folder, out) for name, text in texts.items() if text},
         "train": recipe.train,
         "export": recipe.export,
     }
@@ -80,7 +80,7 @@ def _lines(table: Mapping[str, Option]) -> str:
     )
 
 
-def _moved(text: str, base: Path, out: Path) -> str:
+def moved(text: str, base: Path, out: Path) -> str:
     """A source or data at a path from `base`, as it is found from `out`; other names stay."""
     ends = sorted((end for mark in ":?[" if (end := text.rfind(mark)) > 0), reverse=True)
     for end in (len(text), *ends):

@@ -1,12 +1,14 @@
-"""The stages of a recipe: what happens to a network between loading and export.
+"""The stages of a recipe: what happens to a network between loading and export, and after it.
 
 Each finished stage is a folder beside the recipe, named by everything that it depends on, and is
-itself a source, so that the next stage takes it from there.
+itself a source, so that the next stage takes it from there. The stage "quantize" works on ONNX: it
+is the last one, and runs after export.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
@@ -15,6 +17,8 @@ from deploykit.core.errors import BadInputError, CheckFailedError, nearest
 from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, key_of
 from deploykit.flow.folders import REPORT_NAME
+from deploykit.flow.precision import STAGE, lower_of
+from deploykit.flow.prune_recipe import moved
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.load.recipe import FILE_NAME
@@ -22,14 +26,16 @@ from deploykit.load.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from deploykit.core.progress import Progress
     from deploykit.core.types import Option
     from deploykit.flow.prune_request import PruneRequest
     from deploykit.load.recipe import Recipe
 
-NAMES = ("prune",)
+    Stages = tuple[Mapping[str, Option], ...]
+
+PRUNE, QUANTIZE = "prune", "quantize"
+NAMES = (PRUNE, QUANTIZE)
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -45,17 +51,49 @@ def check_stages(recipe: Recipe) -> None:
                 f"{recipe.folder}: there is no stage {name!r} in deploykit "
                 f"{__version__}{nearest(name, NAMES)}"
             )
-        _request(stage, Source(""), recipe.folder)
+        if name == PRUNE:
+            _request(stage, Source(""), recipe.folder)
+    after = _split(recipe)[1]
+    if len(after) > 1:
+        raise BadInputError(
+            f"{recipe.folder}: stage {after[1]['name']!r} stands after quantize, which works on "
+            "the exported file: put quantize last, and once"
+        )
+    if (table := quantize_table(recipe)) is not None:
+        lower_of(table, STAGE)
+
+
+def quantize_table(recipe: Recipe) -> Mapping[str, Option] | None:
+    """The stage "quantize", or `None` where there is none.
+
+    Its data is named as it is found from here; without its own it takes the recipe's training
+    data.
+    """
+    after = _split(recipe)[1]
+    if not after:
+        return None
+    calibrate = after[0].get("calibrate", recipe.data.train)
+    if not isinstance(calibrate, str) or not calibrate:
+        return after[0]
+    return {**after[0], "calibrate": moved(calibrate, recipe.folder, Path())}
+
+
+def _split(recipe: Recipe) -> tuple[Stages, Stages]:
+    """The stages before export, and those from "quantize" on."""
+    names = [stage.get("name") for stage in recipe.stages]
+    place = names.index(QUANTIZE) if QUANTIZE in names else len(names)
+    return recipe.stages[:place], recipe.stages[place:]
 
 
 def staged(recipe: Recipe, source: Source, progress: Progress) -> Source:
-    """The source after all stages; those that are finished are not done again.
+    """The source after all stages before export; those that are finished are not done again.
 
     Raises:
         CheckFailedError: a stage did not reach what it was asked for.
     """
-    data = _data_digest(recipe)
-    for number, stage in enumerate(recipe.stages):
+    before = _split(recipe)[0]
+    data = _data_digest(recipe) if before else {}
+    for number, stage in enumerate(before):
         progress(f"stage {number + 1} of {len(recipe.stages)}: {stage['name']}", None)
         key = _key(stage, source, (data, recipe.train))
         out = recipe.folder / FOLDER_NAME / "stages" / f"{stage['name']}-{key}"
