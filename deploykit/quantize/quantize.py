@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
 from deploykit.core.progress import Progress, silent
+from deploykit.quantize.adjust.after import Adjusted, adjust
 from deploykit.quantize.adjust.before import Rescaled, equalise, smooth
+from deploykit.quantize.adjust.walk import alive_bytes
 from deploykit.quantize.calibrate.calibrate import calibrate, wanted_of
 from deploykit.quantize.calibrate.observe import observer
 from deploykit.quantize.graph.wiring import Wiring
@@ -17,7 +19,6 @@ from deploykit.quantize.options import SMOOTH_OFF
 from deploykit.quantize.place.decide import decide
 from deploykit.quantize.place.emit import emit
 from deploykit.quantize.place.targets import placement_named
-from deploykit.quantize.ranges import Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from deploykit.quantize.place.decide import Decision
     from deploykit.quantize.place.targets import Placement
     from deploykit.quantize.prepare.prepare import Prepared
+    from deploykit.quantize.ranges import Range
 
 _FLOAT_BYTES = 4
 
@@ -43,11 +45,13 @@ class Quantized:
         model: with QuantizeLinear and DequantizeLinear.
         decision: which nodes are quantized, and why others are not.
         ranges: of the values that have a quantizer.
+        adjusted: layers whose weights or biases were changed to be nearer to the float network.
     """
 
     model: onnx.ModelProto
     decision: Decision
     ranges: tuple[Range, ...]
+    adjusted: Adjusted = field(default_factory=Adjusted)
 
 
 def wanted_values(
@@ -60,14 +64,25 @@ def wanted_values(
         options: of quantization.
         excluded: names of nodes that stay float (see `excluded_nodes`).
     """
+    return wanted_of(prepared.model.graph, _decision(prepared, options, excluded).wanted)
+
+
+def _decision(
+    prepared: Prepared,
+    options: QuantizeOptions,
+    excluded: Sequence[str],
+    unknown: Collection[str] = (),
+) -> Decision:
+    wiring = Wiring.of(prepared.model, prepared.folder)
+    return decide(wiring, _placement(options), _floats(prepared), excluded, unknown)
+
+
+def _floats(prepared: Prepared) -> set[str]:
+    """Values that are real numbers: all that are not known to be something else."""
     graph = prepared.model.graph
-    wiring = Wiring.of(prepared.model)
     values = {value.name for value in graph.input} | {n for node in graph.node for n in node.output}
-    # Every value that is not known to be something else may be float.
-    others = {v.name for v in (*graph.value_info, *graph.input) if v.type.tensor_type.elem_type > 1}
-    known = {name: Range(name, -1.0, 1.0) for name in values - others if name}
-    decision = decide(wiring, placement_named(options.target), known, excluded)
-    return wanted_of(graph, {name for span in decision.values.values() for name in span})
+    typed = (*graph.value_info, *graph.input, *graph.output)
+    return values - {one.name for one in typed if one.type.tensor_type.elem_type > 1} - {""}
 
 
 def ranges_of(
@@ -154,26 +169,50 @@ def quantize(
     options: QuantizeOptions,
     ranges: Mapping[str, Range],
     excluded: Sequence[str] = (),
+    batches: Iterable[Mapping[str, Array]] = (),
+    *,
+    threads: int = 0,
+    progress: Progress = silent,
 ) -> Quantized:
-    """Place quantizers.
+    """Place quantizers, round weights, correct biases.
 
     Args:
-        prepared: the float graph; not changed.
+        prepared: the float graph, as `rescaled` gave it; not changed.
         options: of quantization.
         ranges: by the name of the value.
         excluded: names of nodes that stay float.
+        batches: inputs by name, read once; only for `rounding` and `bias_correction`.
+        threads: of ONNX Runtime; 0 for one a core.
+        progress: told at every layer that is adjusted.
 
     Raises:
         BadInputError: nothing can be quantized; the message says why.
     """
-    placement = _placement(options)
-    decision = decide(Wiring.of(prepared.model), placement, ranges, excluded)
+    decision = _decision(prepared, options, excluded)
+    # Ranges from elsewhere may lack some: what needs those is given back, which may need others.
+    unknown: set[str] = set()
+    while lacking := decision.wanted - ranges.keys() - unknown:
+        unknown |= lacking
+        decision = _decision(prepared, options, excluded, unknown)
     if not decision.nodes:
         why = f": {decision.left[0].node}: {decision.left[0].why}" if decision.left else ""
         raise BadInputError(f"no node can be quantized for {options.target}{why}")
-    model = emit(prepared.model, placement, decision, ranges)
-    used = {name for span in decision.values.values() for name in span}
-    return Quantized(model, decision, tuple(r for name, r in ranges.items() if name in used))
+    model = emit(prepared.model, _placement(options), decision, ranges, prepared.folder)
+    used = tuple(one for name, one in ranges.items() if name in decision.wanted)
+    adjusted = Adjusted()
+    if options.bias_correction or options.rounding != "nearest":
+        adjusted = adjust(
+            prepared,
+            model,
+            _placement(options),
+            batches,
+            rounding=options.rounding != "nearest",
+            correction=options.bias_correction,
+            batch_bytes=alive_bytes(prepared.model.graph, _sizes(prepared, options.at_once)),
+            threads=threads,
+            progress=progress,
+        )
+    return Quantized(model, decision, used, adjusted)
 
 
 def _placement(options: QuantizeOptions) -> Placement:

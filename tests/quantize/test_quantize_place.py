@@ -177,6 +177,13 @@ def one_node(op: str) -> Net:
         case "Split":
             net(op, "a", np.array([4, 4]), to="s", outputs=2, axis=1)
             net("Add", "s", "s_1", to="c")
+        case "Resize":
+            scales = np.array([1, 1, 2, 2], np.float32)
+            net(op, "a", "", scales, to="c", mode="nearest", nearest_mode="floor",
+                coordinate_transformation_mode="asymmetric")  # fmt: skip
+        case "Where":
+            net("Conv", "x", weights(8, 8, 1, 1), to="b")
+            net(op, np.arange(6) < 3, "a", "b", to="c")
         case "DepthToSpace":
             net(op, "a", to="c", blocksize=2)
         case "Squeeze" | "Unsqueeze":
@@ -250,9 +257,8 @@ def test_reasons() -> None:
     net("Add", "a", "x", to="f")
     model, feeds = net.model("a", "b", "c", "d", "e", "f"), net.feeds()
     ranges = ranges_of(model, feeds)
-    del ranges["v"]
 
-    decision = decide(Wiring.of(model), ORT_CPU, ranges, exclude=["node_d"])
+    decision = decide(Wiring.of(model), ORT_CPU, ranges, exclude=["node_d"], unknown=["v"])
 
     assert {one.node[-1]: one.why for one in decision.left} == {
         "a": "it scales its operands (alpha, beta)",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deploykit.quantize.graph.external import array_of
 from deploykit.quantize.graph.values import captured_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -25,6 +27,7 @@ class Wiring:
         constants: initializers by name.
         outputs: names of the graph's outputs.
         outer: names that subgraphs (of `If`, `Loop`, `Scan`) read from this graph.
+        folder: where external data lies.
     """
 
     graph: onnx.GraphProto
@@ -33,9 +36,10 @@ class Wiring:
     constants: Mapping[str, onnx.TensorProto]
     outputs: frozenset[str]
     outer: frozenset[str]
+    folder: Path | None = None
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> Wiring:
+    def of(cls, model: onnx.ModelProto, folder: Path | None = None) -> Wiring:
         """Look at the main graph of a model."""
         graph = model.graph
         readers: dict[str, list[onnx.NodeProto]] = {}
@@ -49,13 +53,12 @@ class Wiring:
             {tensor.name: tensor for tensor in graph.initializer},
             frozenset(value.name for value in graph.output),
             frozenset(name for node in graph.node for name in captured_by(node)),
+            folder,
         )
 
     def values(self, name: str) -> NDArray[Any]:
         """The numbers of an initializer."""
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self.constants[name])
+        return array_of(self.constants[name], self.folder)
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
         """The one node that reads a value that nobody else wants; `None` where there is none."""

@@ -1,8 +1,8 @@
-"""Which nodes are quantized, and which values get a quantizer of which range.
+"""Which nodes are quantized, and which values get a quantizer that spans which ranges.
 
 Forward, every node that a target has an integer kernel for is taken where its operands allow it;
 backward, what no quantized node reads goes back to float: a quantizer that only a float node reads
-costs time.
+costs time. No range is needed for it: what is decided says which ones are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.place.conditions import clips_from_zero, is_bias
 from deploykit.quantize.place.targets import Out, Role
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from deploykit.quantize.graph.wiring import Wiring
     from deploykit.quantize.place.targets import Placement, Rule
-    from deploykit.quantize.ranges import Range
 
 _LEAST_DIMS = 2  # of weights: a vector is a bias or a factor
 
@@ -48,7 +47,7 @@ class Decision:
         nodes: rules by the names of the nodes that are.
         results: by the name of such a node its result, behind what the quantizer absorbs.
         values: activations that get a quantizer, each with the values whose ranges it spans.
-        left: nodes that stay float, with reasons.
+        left: nodes that stay float, with reasons. Those that only move values have none to give.
     """
 
     nodes: Mapping[str, Rule]
@@ -56,26 +55,34 @@ class Decision:
     values: Mapping[str, tuple[str, ...]]
     left: tuple[Left, ...] = ()
 
+    @property
+    def wanted(self) -> set[str]:
+        """Values whose ranges have to be known."""
+        return {name for span in self.values.values() for name in span}
+
 
 def decide(
     wiring: Wiring,
     placement: Placement,
-    ranges: Mapping[str, Range],
+    floats: Collection[str],
     exclude: Collection[str] = (),
+    unknown: Collection[str] = (),
 ) -> Decision:
     """Choose nodes and values.
 
     Args:
         wiring: of the float graph, prepared.
         placement: of the target.
-        ranges: of values, by name.
+        floats: names of values that are real numbers.
         exclude: names of nodes that stay float.
+        unknown: those of `floats` that nobody knows the range of.
     """
-    work = _Deciding(wiring, placement, ranges, frozenset(exclude))
+    work = _Deciding(wiring, placement, floats, frozenset(exclude), frozenset(unknown))
     for node in wiring.graph.node:
         work.consider(node)
     work.prune()
-    return Decision(work.chosen, work.results, work.values(), tuple(work.left))
+    values = work.values()
+    return Decision(work.chosen, work.results, values, tuple(work.left))
 
 
 @dataclass(slots=True)
@@ -84,10 +91,13 @@ class _Deciding:
 
     wiring: Wiring
     placement: Placement
-    ranges: Mapping[str, Range]
+    floats: Collection[str]
     exclude: frozenset[str]
+    unknown: frozenset[str]
     chosen: dict[str, Rule] = field(default_factory=dict)
     results: dict[str, str] = field(default_factory=dict)
+    biases: set[str] = field(default_factory=set)
+    """Names of nodes that add the bias of a product: a part of it."""
     left: list[Left] = field(default_factory=list)
     integers: set[str] = field(default_factory=set)
     """Values that are there as integers: results of chosen nodes, and what products read."""
@@ -99,16 +109,22 @@ class _Deciding:
         rule = self.placement.rules.get(node.op_type)
         if rule is None or node.domain not in ("", "ai.onnx"):
             return
+        if node.name in self.biases:
+            return
+        read = self._activations(node, rule)
+        if not read or any(name not in self.floats for name in read):
+            return  # shapes and indices
         why = self._against(node, rule)
         if why:
-            self.left.append(Left(node.name, node.op_type, why))
+            if rule.role is not Role.MOVES or node.name in self.exclude:
+                self.left.append(Left(node.name, node.op_type, why))
             return
         self.chosen[node.name] = rule
-        self.results[node.name] = self._behind(node.output[0])
+        self.results[node.name] = self._behind(node)
         self.integers.add(self.results[node.name])
         self.integers.update(node.output[1:])
         if rule.role is Role.COMPUTES:
-            self.integers.update(self._activations(node, rule))
+            self.integers.update(read)
         elif rule.role is Role.MOVES:
             self.moved.update((self.results[node.name], *node.output[1:]))
 
@@ -117,11 +133,10 @@ class _Deciding:
         if node.name in self.exclude:
             return "it is excluded"
         activations = self._activations(node, rule)
-        if not activations:
-            return "it reads constants only"
-        known = self.ranges.keys() | self.moved
-        if unknown := [name for name in activations if name not in known]:
+        if unknown := [one for one in activations if one in self.unknown and one not in self.moved]:
             return f"there is no range of {unknown[0]}"
+        if rule.needs is not None and (why := rule.needs(node, self.wiring)):
+            return why
         if rule.role is Role.COMPUTES:
             return self._against_product(node, rule)
         if floats := [name for name in activations if name not in self.integers]:
@@ -134,9 +149,7 @@ class _Deciding:
         weight = self.wiring.constants.get(node.input[rule.weight])
         if weight is None:
             return "" if rule.weight in rule.reads else "its weights are computed"
-        if len(weight.dims) < _LEAST_DIMS:
-            return "its weights are a vector"
-        return _against_gemm(node) if node.op_type == "Gemm" else ""
+        return "its weights are a vector" if len(weight.dims) < _LEAST_DIMS else ""
 
     def _activations(self, node: onnx.NodeProto, rule: Rule) -> list[str]:
         """What a node reads that is computed at run time and quantized."""
@@ -144,22 +157,30 @@ class _Deciding:
         names = [node.input[i] for i in positions if i < len(node.input) and node.input[i]]
         return [name for name in names if name not in self.wiring.constants]
 
-    def _behind(self, name: str) -> str:
-        """The value behind what the quantizer absorbs."""
+    def _behind(self, node: onnx.NodeProto) -> str:
+        """The value behind a node's bias, where that is a node of its own, and what clips."""
+        name = str(node.output[0])
         reader = self.wiring.only_reader(name)
-        while reader is not None and self._is_absorbed(reader) and reader.output[0] in self.ranges:
-            name = reader.output[0]
+        if reader is not None and is_bias(reader, node, self.wiring) and self._is_free(reader):
+            self.biases.add(reader.name)
+            name = str(reader.output[0])
+            reader = self.wiring.only_reader(name)
+        while reader is not None and self._is_absorbed(reader) and self._is_free(reader):
+            name = str(reader.output[0])
             reader = self.wiring.only_reader(name)
         return name
 
+    def _is_free(self, node: onnx.NodeProto) -> bool:
+        """Whether a quantizer can stand behind this node in place of before it."""
+        return node.name not in self.exclude and self._is_known(node.output[0])
+
+    def _is_known(self, name: str) -> bool:
+        return name in self.floats and name not in self.unknown
+
     def _is_absorbed(self, node: onnx.NodeProto) -> bool:
-        if node.op_type not in self.placement.absorbed or node.name in self.exclude:
+        if node.op_type not in self.placement.absorbed:
             return False
-        if node.op_type != "Clip":
-            return True
-        # From 0 on: the lowest integer is exactly 0 then, and no rounding of the zero point in it.
-        low = node.input[1] if len(node.input) > 1 else ""
-        return low in self.wiring.constants and float(self.wiring.values(low)) == 0.0
+        return node.op_type != "Clip" or clips_from_zero(node, self.wiring)
 
     def prune(self) -> None:
         """Give back to float what no quantized node reads."""
@@ -168,7 +189,8 @@ class _Deciding:
             if rule is None or rule.role is Role.COMPUTES or self._is_read(node):
                 continue
             del self.chosen[node.name], self.results[node.name]
-            self.left.append(Left(node.name, node.op_type, "no quantized node reads it"))
+            if rule.role is not Role.MOVES:
+                self.left.append(Left(node.name, node.op_type, "no quantized node reads it"))
 
     def _is_read(self, node: onnx.NodeProto) -> bool:
         names = (self.results[node.name], *node.output[1:])
@@ -202,7 +224,7 @@ class _Deciding:
         return _merged(found, same)
 
     def _is_wanted(self, name: str, rule: Rule) -> bool:
-        if name not in self.ranges and rule.role is not Role.MOVES:
+        if rule.role is not Role.MOVES and not self._is_known(name):
             return False
         return rule.out is Out.ALWAYS or bool(self._chosen_readers(name))
 
@@ -233,10 +255,3 @@ def _merged(
         whole = tuple(dict.fromkeys(name for span in spans for name in span))
         made = {name: whole if span in spans else span for name, span in made.items()}
     return made
-
-
-def _against_gemm(node: onnx.NodeProto) -> str:
-    given = attributes(node)
-    if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
-        return "it scales its operands (alpha, beta)"
-    return "it transposes its input" if given.get("transA", 0) else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.graph.values import attributes, without_weights
 from deploykit.quantize.graph.wiring import Wiring
 from deploykit.quantize.place.numbers import (
     best_weight_grid,
@@ -24,6 +24,7 @@ from deploykit.quantize.place.targets import Channel, Out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import onnx
     from numpy.typing import NDArray
@@ -41,6 +42,7 @@ def emit(
     placement: Placement,
     decision: Decision,
     ranges: Mapping[str, Range],
+    folder: Path | None = None,
 ) -> onnx.ModelProto:
     """The quantized graph.
 
@@ -49,17 +51,18 @@ def emit(
         placement: of the target.
         decision: made from the same graph.
         ranges: of values, by name.
+        folder: where external data lies; what is not quantized stays there.
     """
-    import onnx
-
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    work = _Emitting(Wiring.of(made), placement, decision, ranges)
-    work.values()
+    made = without_weights(model)
+    made.graph.node.extend(model.graph.node)
+    made.graph.initializer.extend(model.graph.initializer)
+    work = _Emitting(Wiring.of(made, folder), placement, decision, ranges)
+    work.choose_grids()
     for node in list(made.graph.node):
         rule = decision.nodes.get(node.name)
         if rule is not None:
             work.constants(node, rule)
+    work.pairs()
     work.finish()
     return made
 
@@ -79,15 +82,19 @@ class _Emitting:
     """Names behind the dequantizer of a constant, by its name and grid."""
     scales: dict[tuple[object, ...], tuple[str, str]] = field(default_factory=dict)
 
-    def values(self) -> None:
-        """A pair for each activation."""
-        integer = self._made_as_integers()
+    def choose_grids(self) -> None:
+        """A grid for each activation."""
         for name, span in self.decision.values.items():
             low = min(self.ranges[one].low for one in span)
             high = max(self.ranges[one].high for one in span)
             placement = self.placement
             grid = grid_of(low, high, placement.activation, symmetric=placement.symmetric)
             self.grids[name] = grid
+
+    def pairs(self) -> None:
+        """A pair for each activation."""
+        integer = self._made_as_integers()
+        for name, grid in self.grids.items():
             self._pair(name, grid, all_readers=name in integer)
 
     def _made_as_integers(self) -> set[str]:
@@ -143,7 +150,7 @@ class _Emitting:
         if bias_at is None or not self.placement.bias:
             return
         if len(node.input) > bias_at and node.input[bias_at] in self.wiring.constants:
-            inputs = self.grids[self._activation(node, rule)]
+            inputs = self.grids[node.input[rule.reads[0]]]
             values = self.wiring.values(node.input[bias_at])
             self._write(node, bias_at, values, bias_grid(inputs, weight))
 
@@ -156,15 +163,10 @@ class _Emitting:
         if bias is not None and self.placement.bias and len(node.input) > bias:
             name = node.input[bias]
             if name in self.wiring.constants:
-                inputs = self.grids[self._activation(node, rule)]
+                inputs = self.grids[node.input[rule.reads[0]]]
                 grid = with_room_for(self.wiring.values(name), inputs, grid)
         self._write(node, position, values, grid)
         return grid
-
-    def _activation(self, node: onnx.NodeProto, rule: Rule) -> str:
-        """The value whose grid the products have, whatever it is called behind its pair."""
-        name: str = node.input[rule.reads[0]]
-        return name.removesuffix("/dequantized") if name not in self.grids else name
 
     def _operand(self, node: onnx.NodeProto, position: int) -> None:
         """A constant beside activations: on a grid of their kind."""

@@ -13,9 +13,19 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
+from deploykit.quantize.place.conditions import (
+    finite_choice,
+    no_constants,
+    picks_values,
+    plain_gemm,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    import onnx
+
+    from deploykit.quantize.graph.wiring import Wiring
 
 
 class Role(Enum):
@@ -64,6 +74,7 @@ class Rule:
         channel: which dimension of the weight has a scale of its own for each index.
         bias: position of the bias, or `None`.
         out: what becomes of the result.
+        needs: why the kernel does not take a node, or ""; `None` where it takes all.
     """
 
     role: Role
@@ -72,6 +83,7 @@ class Rule:
     channel: Channel | None = None
     bias: int | None = None
     out: Out = Out.ALWAYS
+    needs: Callable[[onnx.NodeProto, Wiring], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ def _computing(out: Out, products_out: Out) -> dict[str, Rule]:
     conv = Rule(Role.COMPUTES, (0,), 1, Channel.FIRST, 2, out)
     return {
         "Conv": conv,
-        "Gemm": Rule(Role.COMPUTES, (0, 1), 1, Channel.GEMM, 2, products_out),
+        "Gemm": Rule(Role.COMPUTES, (0, 1), 1, Channel.GEMM, 2, products_out, plain_gemm),
         "MatMul": Rule(Role.COMPUTES, (0, 1), 1, Channel.LAST, None, products_out),
     }
 
@@ -131,15 +143,19 @@ ORT_CPU = Placement(
         **_table(Role.JOINS, "Add Mul Concat"),
         **_table(Role.JOINS, "AveragePool GlobalAveragePool LeakyRelu Sigmoid", reads=(0,)),
         **_table(Role.MOVES, _MOVES, reads=(0,)),
+        "Resize": Rule(Role.MOVES, (0,), needs=picks_values),
+        "Where": Rule(Role.JOINS, (1, 2), needs=finite_choice),
     },
 )
 
 TENSORRT = Placement(
     "tensorrt",
     {
-        **_computing(Out.NEVER, Out.NEVER),
+        "Conv": Rule(Role.COMPUTES, (0,), 1, Channel.FIRST, 2, Out.NEVER),
         "ConvTranspose": Rule(Role.COMPUTES, (0,), 1, Channel.SECOND, 2, Out.NEVER),
-        **_table(Role.JOINS, "Add Concat", out=Out.NEVER),
+        "Gemm": Rule(Role.COMPUTES, (0,), 1, Channel.GEMM, 2, Out.NEVER, plain_gemm),
+        "MatMul": Rule(Role.COMPUTES, (0,), 1, Channel.LAST, None, Out.NEVER),
+        **_table(Role.JOINS, "Add Concat", out=Out.NEVER, needs=no_constants),
         **_table(Role.JOINS, "AveragePool GlobalAveragePool", reads=(0,), out=Out.NEVER),
         **_table(Role.MOVES, _MOVES, reads=(0,), out=Out.NEVER),
     },

@@ -1,6 +1,9 @@
 """MatMul and the Add of its bias are one layer: Gemm, where all are matrices.
 
-Its bias can then be quantized with it. Where the rank is another, or not known, the two stay.
+Its bias can then be quantized with it. Where the rank is another, or not known, the two stay; the
+bias then gets as many dimensions as the product has. Of a vector and fixed shapes ONNX Runtime
+(1.32) makes a float Gemm, around which it cannot fuse quantizers any more: DeiT-tiny in integers
+took 1.16x of its time in float with vectors, and 0.49x with [1, 1, columns].
 """
 
 from __future__ import annotations
@@ -37,13 +40,23 @@ def fuse_biases(graph: Graph) -> tuple[tuple[str, str], ...]:
         dims = list(graph.constants[bias].dims)
         fits = len(dims) <= 2 and all(size == 1 for size in dims[:-1])
         fits = fits and (not dims or dims[-1] in {1, columns})
-        if not fits or ranks.get(layer.input[0]) != 2:
+        rank = ranks.get(layer.input[0], 0)
+        if not fits or rank != 2:
             apart.append((source, node.output[0]))
+            if fits and rank > 2 and dims:
+                _lift(node, bias, rank, graph)
             continue
         graph.set_inputs(layer, [*layer.input, bias])
         layer.op_type = "Gemm"
         take_over(layer, node, graph)
     return tuple(apart)
+
+
+def _lift(node: onnx.NodeProto, bias: str, rank: int, graph: Graph) -> None:
+    """Have a node read a bias of so many dimensions, all but the last of them 1."""
+    value = graph.array(bias)
+    lifted = graph.add_constant(f"{bias}_lifted", value.reshape([1] * (rank - 1) + [-1]))
+    graph.set_inputs(node, [lifted if name == bias else name for name in node.input])
 
 
 def take_over(layer: onnx.NodeProto, node: onnx.NodeProto, graph: Graph) -> None:
