@@ -10,4 +10,5 @@ NAMES = (
     "pruning_latency",
     "int8_accuracy",
     "int8_speed",
+    "chain",
 )

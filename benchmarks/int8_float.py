@@ -27,8 +27,8 @@ _SIZE = 224
 
 
 def export(name: str, folder: Path) -> Path:
-    """The ONNX file of a network in a new folder; made in a process of its own."""
-    folder.mkdir(parents=True)
+    """The ONNX file of a network in an empty folder; made in a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.int8_float", name, str(folder)],
         capture_output=True,
