@@ -1,23 +1,23 @@
 """Calibration: the float graph runs over data, and observers see every activation.
 
-Memory is that of the float network and the observed values of one piece of it for one batch: the
-graph is cut into pieces where all of its activations at once would be too much (`pieces.py`), and
-each value goes to its observer where ONNX Runtime left it, without a copy.
+Memory does not depend on the number of samples, and is known before the first one runs (`plan.py`).
 """
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
-from deploykit.quantize.calibrate.pieces import pieces
-from deploykit.quantize.graph.write import write_graph
-from deploykit.runtimes.ort import CPU_PROVIDER  # before onnxruntime: it switches off telemetry
+from deploykit.quantize.calibrate.available import available, resident_bytes
+from deploykit.quantize.calibrate.plan import COMFORTABLE_BYTES, Plan, Room, plan_for
+from deploykit.quantize.calibrate.probe import Shapes
+from deploykit.quantize.calibrate.run import Runner
+from deploykit.quantize.calibrate.sessions import Sessions
+from deploykit.runtimes.ort import CPU
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,12 +26,27 @@ if TYPE_CHECKING:
 
     from deploykit.load.data import Array
     from deploykit.quantize.calibrate.observe import Observer
-    from deploykit.quantize.calibrate.pieces import Piece
     from deploykit.quantize.prepare.prepare import Prepared
     from deploykit.quantize.ranges import Range
 
-MOST_BYTES = 256_000_000
-"""Of the observed values and the weights of one piece."""
+_MOST_WATCHERS = 8
+_OF_WHAT_IS_LEFT = 0.9
+"""Other programs live, too, and a prediction may be off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What calibration may take, and who is told what it will.
+
+    Attributes:
+        most_bytes: of the process at its peak; 0 takes what the machine has.
+        comfortable_bytes: of activations that are alive at once, where there is more.
+        planned: told every plan before it runs.
+    """
+
+    most_bytes: int = 0
+    comfortable_bytes: int = COMFORTABLE_BYTES
+    planned: Callable[[Plan], None] = field(default=lambda _: None)
 
 
 def calibrate(
@@ -40,8 +55,8 @@ def calibrate(
     batches: Iterable[Mapping[str, Array]],
     observer: Callable[[], Observer],
     *,
-    sizes: Mapping[str, int],
-    most_bytes: int = MOST_BYTES,
+    memory: Memory | None = None,
+    sizes: Mapping[str, int] | None = None,
     threads: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Range]:
@@ -50,22 +65,28 @@ def calibrate(
     Args:
         prepared: the float graph.
         wanted: names of inputs and activations.
-        batches: the graph's inputs, by name; read once.
-        observer: makes one for each value.
-        sizes: bytes of each activation for one batch, as far as known.
-        most_bytes: of the observed values and weights that are in memory at once.
+        batches: the graph's inputs, by name; read once, one batch at a time.
+        observer: makes one for each value, in the order of `wanted`. It may read what it is shown
+            until it returns; two observers may be shown theirs at the same time.
+        memory: what may be taken.
+        sizes: not needed any more.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
 
     Raises:
-        BadInputError: no batch, or a value that is no number: the message names the tensor.
+        BadInputError: no batch, or a value that is no number: the message names the tensor. Or
+            the memory that was allowed is not enough: it says what would be.
+        EnvironmentFailedError: the machine's memory is not enough, or its disk.
     """
+    _ = sizes
     observers = {name: observer() for name in wanted}
-    parts = pieces(prepared.model.graph, observers.keys(), sizes, most_bytes)
     seen = 0
-    with _sessions(prepared, parts, threads) as run:
+    CPU.warm_imports()
+    with Sessions(prepared, threads) as sessions:
+        work = _Work(prepared, observers, sessions, memory or Memory(), threads)
         for batch in batches:
-            run(batch, observers)
+            work.show(batch)
+            del batch  # before the next is made
             seen += 1
             progress(f"calibrating: batch {seen}", None)
     if not seen:
@@ -73,108 +94,83 @@ def calibrate(
     return {name: one.range(name) for name, one in observers.items()}
 
 
-_Run = Any  # (batch, observers) -> None
+class _Work:
+    """Plans for the shapes that come, and runs."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        observers: Mapping[str, Observer],
+        sessions: Sessions,
+        memory: Memory,
+        threads: int,
+    ) -> None:
+        self._prepared, self._sessions, self._memory = prepared, sessions, memory
+        self._observers = observers
+        self._see = {name: partial(_see, name, one) for name, one in observers.items()}
+        self._watchers = min(threads or len(_cpus()), _MOST_WATCHERS)
+        self._threads = threads or len(_cpus())
+        self._runner: Runner | None = None
+        self._shapes = Shapes(prepared, sessions, tuple(observers))
+
+    def show(self, batch: Mapping[str, Array]) -> None:
+        """Run a batch, in parts where it does not fit whole."""
+        if self._runner is None:
+            self._runner = self._planned(batch)
+        rows = self._runner.plan.rows
+        for part in _parts(batch, rows):
+            values = self._shapes.at(part)
+            if not self._runner.fits(values):
+                self._runner = None  # its memory is free before the next is planned
+                self._runner = self._planned(part)
+            self._runner.run(part, values, self._see)
+
+    def _planned(self, batch: Mapping[str, Array]) -> Runner:
+        plan = plan_for(
+            self._prepared.model.graph,
+            tuple(self._observers),
+            self._shapes.row_counts(batch),
+            lambda rows: self._shapes.at(next(_parts(batch, rows))),
+            room=self._room(),
+            most_bytes=self._memory.comfortable_bytes,
+        )
+        self._memory.planned(plan)
+        return Runner(plan, self._sessions, self._watchers)
+
+    def _room(self) -> Room:
+        before = resident_bytes()
+        left = available()
+        most: int | None = self._memory.most_bytes
+        asked, who = bool(most), "--memory allows"
+        if not most:
+            who = left.who
+            most = None
+            if left.size_bytes is not None:
+                most = before + int(_OF_WHAT_IS_LEFT * left.size_bytes)
+        kept = sum(getattr(one, "kept_bytes", 0) for one in self._observers.values())
+        return Room(before, most, who, asked, kept, self._threads + self._watchers)
 
 
-@contextmanager
-def _sessions(prepared: Prepared, parts: Sequence[Piece], threads: int) -> Iterator[_Run]:
-    """Sessions of all pieces; they live in a temporary folder as long as they are used."""
-    with tempfile.TemporaryDirectory(prefix="deploykit-") as folder:
-        stages = [
-            _Stage(part, _session(prepared, part, Path(folder), number, threads))
-            for number, part in enumerate(parts)
-        ]
-
-        def run(batch: Mapping[str, Array], observers: Mapping[str, Observer]) -> None:
-            from onnxruntime import OrtValue
-
-            for name in batch.keys() & observers.keys():
-                _show(observers[name], batch[name], name)
-            alive = {name: OrtValue.ortvalue_from_numpy(array) for name, array in batch.items()}
-            for stage in stages:
-                stage.run(alive, observers)
-
-        yield run
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Stage:
-    """A piece and its session."""
-
-    piece: Piece
-    session: Any
-
-    def run(self, alive: dict[str, Any], observers: Mapping[str, Observer]) -> None:
-        """Run one batch through it.
-
-        Args:
-            alive: values that are needed now or later; changed.
-            observers: by name.
-        """
-        feeds = {name: alive[name] for name in self.piece.reads}
-        given = self.session.run_with_ort_values(list(self.piece.gives), feeds)
-        del feeds
-        values = dict(zip(self.piece.gives, given, strict=True))
-        del given
-        gone = set(self.piece.frees)
-        for name in gone - values.keys():
-            alive.pop(name, None)
-        for name in self.piece.gives:
-            value = values.pop(name)
-            if name in observers:
-                _show(observers[name], value.numpy(), name)
-            if name not in gone:
-                alive[name] = value
-
-
-def _show(observer: Observer, values: Array, name: str) -> None:
+def _see(name: str, observer: Observer, values: Array) -> None:
     observer.add(values)
     if observer.non_finite:
         observer.range(name)  # says so
 
 
-def _session(prepared: Prepared, part: Piece, folder: Path, number: int, threads: int) -> Any:
-    import onnxruntime
-
-    place = folder / str(number)
-    place.mkdir()
-    path, *_ = write_graph(_model(prepared, part), prepared.folder, place / "piece.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # What is observed is what the graph says, not what an optimiser makes of it.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.enable_cpu_mem_arena = False  # freed means freed
-    return onnxruntime.InferenceSession(path, options, providers=[CPU_PROVIDER])
+def _parts(batch: Mapping[str, Array], rows: int) -> Iterator[Mapping[str, Array]]:
+    """A batch in parts of at most so many samples; as it is where that is 0."""
+    total = len(next(iter(batch.values()))) if rows else 0
+    if total <= rows:
+        yield batch
+        return
+    for start in range(0, total, rows):
+        yield {name: array[start : start + rows] for name, array in batch.items()}
 
 
-def _model(prepared: Prepared, part: Piece) -> onnx.ModelProto:
-    """A piece as a model of its own."""
-    import onnx
-
-    whole = prepared.model
-    made = onnx.ModelProto()
-    made.ir_version = whole.ir_version
-    made.opset_import.extend(whole.opset_import)
-    graph = made.graph
-    graph.name = "piece"
-    types = {value.name: value for value in (*whole.graph.value_info, *whole.graph.input)}
-    graph.input.extend(_typed(name, types) for name in part.reads)
-    graph.output.extend(onnx.helper.make_value_info(n, onnx.TypeProto()) for n in part.gives)
-    graph.node.extend(part.nodes)
-    needed = set(part.constants)
-    graph.initializer.extend(one for one in whole.graph.initializer if one.name in needed)
-    return made
-
-
-def _typed(name: str, types: Mapping[str, onnx.ValueInfoProto]) -> onnx.ValueInfoProto:
-    known = types.get(name)
-    if known is None:
-        raise BadInputError(
-            f"the type of {name} is not known, so that the graph cannot be cut there; calibrate "
-            "smaller batches"
-        )
-    return known
+def _cpus() -> Collection[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
 
 
 def wanted_of(graph: onnx.GraphProto, values: Collection[str]) -> tuple[str, ...]:

@@ -115,6 +115,11 @@ class HistogramObserver:
         self._symmetric = symmetric
 
     @property
+    def kept_bytes(self) -> int:
+        """Of memory that it keeps."""
+        return self.histogram.counts.nbytes
+
+    @property
     def non_finite(self) -> int:
         """NaN and infinities so far."""
         return self.histogram.non_finite

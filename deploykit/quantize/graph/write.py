@@ -49,14 +49,19 @@ def write_graph(model: onnx.ModelProto, folder: Path | None, path: Path) -> tupl
             onnx.save(model, path)
             return (path,)
         data = path.with_name(path.name + ".data")
-        onnx.save(_moved(model, folder, data), path)
+        onnx.save(moved(model, folder, data), path)
     except OSError as error:
         raise EnvironmentFailedError(f"cannot write {path}: {error.strerror or error}") from error
     return path, data
 
 
-def _moved(model: onnx.ModelProto, folder: Path | None, data: Path) -> onnx.ModelProto:
-    """A copy of the model whose large tensors are in the file `data`, which is written."""
+def moved(model: onnx.ModelProto, folder: Path | None, data: Path) -> onnx.ModelProto:
+    """A copy of the model whose large tensors are in the file `data`, which is written.
+
+    Raises:
+        BadInputError: external data cannot be read.
+        OSError: the file cannot be written.
+    """
     copy = without_weights(model)
     copy.graph.node.extend(model.graph.node)
     with data.open("wb") as file:
