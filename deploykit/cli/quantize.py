@@ -10,7 +10,13 @@ import click
 from deploykit.cli.fields import Said, given_of, options_of
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
 from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
-from deploykit.quantize.options import ROUNDINGS, TARGETS, WEIGHT_RANGES, QuantizeOptions
+from deploykit.quantize.options import (
+    ROUNDINGS,
+    TARGETS,
+    WEIGHT_BITS,
+    WEIGHT_RANGES,
+    QuantizeOptions,
+)
 
 if TYPE_CHECKING:
     from deploykit.core.types import Option
@@ -30,6 +36,7 @@ _QUANTIZING = {
     "at_once": Said("Samples in a batch of calibration."),
     "exclude": Said("Nodes or operators that stay float, such as 'head*'; may be given again."),
     "per_channel": Said("One scale for all weights of a layer, not one a channel."),
+    "weight_bits": Said("Of weights: 7 for x86 without VNNI; auto asks this machine.", WEIGHT_BITS),
     "weight_range": Said("How the end of a weight's grid is chosen.", WEIGHT_RANGES),
     "equalise": Said("Even out weights across layers first: for weights of one scale."),
     "smooth": Said("Outliers of activations into weights: off, auto, or an alpha from 0 to 1."),

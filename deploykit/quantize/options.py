@@ -10,6 +10,8 @@ TARGETS = ("ort-cpu", "tensorrt", "portable")
 ROUNDINGS = ("nearest", "gptq")
 WEIGHT_RANGES = ("max", "mse")
 SMOOTH_AUTO, SMOOTH_OFF = "auto", "off"
+AUTO = "auto"
+WEIGHT_BITS = (AUTO, "7", "8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class QuantizeOptions:
         at_once: samples in one batch of calibration.
         exclude: nodes that stay float: patterns of their names, or operators.
         per_channel: whether weights have a scale for each output channel, or one for all.
+        weight_bits: of the integers of weights: "8", "7" for x86 without VNNI, whose sums of
+            products saturate, or "auto": what this machine needs where it is the target, else 8.
         weight_range: "max": the largest weight is the end of the grid. "mse": the end with the
             least squared error of the weights.
         equalise: cross-layer equalisation and bias absorption (Nagel et al., ICCV 2019, section
@@ -39,6 +43,7 @@ class QuantizeOptions:
     at_once: int = 16
     exclude: tuple[str, ...] = ()
     per_channel: bool = True
+    weight_bits: str = AUTO
     weight_range: str = "max"
     equalise: bool = False
     smooth: str = SMOOTH_OFF
@@ -57,6 +62,7 @@ class QuantizeOptions:
                 raise BadInputError(f"{name} must be 1 or more, not {getattr(self, name)}")
         _refuse_other(self.rounding, "rounding", ROUNDINGS)
         _refuse_other(self.weight_range, "weight_range", WEIGHT_RANGES)
+        _refuse_other(self.weight_bits, "weight_bits", WEIGHT_BITS)
         _ = self.alpha
 
     @property
