@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
 from deploykit.core.progress import Progress, silent
-from deploykit.quantize.adjust.after import Adjusted, adjust
 from deploykit.quantize.adjust.before import Rescaled, equalise, smooth
-from deploykit.quantize.adjust.walk import alive_bytes
 from deploykit.quantize.calibrate.calibrate import calibrate, wanted_of
 from deploykit.quantize.calibrate.observe import observer
 from deploykit.quantize.graph.wiring import Wiring
@@ -46,13 +44,11 @@ class Quantized:
         model: with QuantizeLinear and DequantizeLinear.
         decision: which nodes are quantized, and why others are not.
         ranges: of the values that have a quantizer.
-        adjusted: layers whose weights or biases were changed to be nearer to the float network.
     """
 
     model: onnx.ModelProto
     decision: Decision
     ranges: tuple[Range, ...]
-    adjusted: Adjusted = field(default_factory=Adjusted)
 
 
 def wanted_values(
@@ -170,21 +166,14 @@ def quantize(
     options: QuantizeOptions,
     ranges: Mapping[str, Range],
     excluded: Sequence[str] = (),
-    batches: Iterable[Mapping[str, Array]] = (),
-    *,
-    threads: int = 0,
-    progress: Progress = silent,
 ) -> Quantized:
-    """Place quantizers, round weights, correct biases.
+    """Place quantizers.
 
     Args:
-        prepared: the float graph, as `rescaled` gave it; not changed.
+        prepared: the float graph; not changed.
         options: of quantization.
         ranges: by the name of the value.
         excluded: names of nodes that stay float.
-        batches: inputs by name, read once; only for `rounding` and `bias_correction`.
-        threads: of ONNX Runtime; 0 for one a core.
-        progress: told at every layer that is adjusted.
 
     Raises:
         BadInputError: nothing can be quantized; the message says why.
@@ -200,20 +189,7 @@ def quantize(
         raise BadInputError(f"no node can be quantized for {options.target}{why}")
     model = emit(prepared.model, _placement(options), decision, ranges, prepared.folder)
     used = tuple(one for name, one in ranges.items() if name in decision.wanted)
-    adjusted = Adjusted()
-    if options.bias_correction or options.rounding != "nearest":
-        adjusted = adjust(
-            prepared,
-            model,
-            _placement(options),
-            batches,
-            rounding=options.rounding != "nearest",
-            correction=options.bias_correction,
-            batch_bytes=alive_bytes(prepared.model.graph, _sizes(prepared, options.at_once)),
-            threads=threads,
-            progress=progress,
-        )
-    return Quantized(model, decision, used, adjusted)
+    return Quantized(model, decision, used)
 
 
 def _placement(options: QuantizeOptions) -> Placement:
