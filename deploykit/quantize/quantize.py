@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
 from deploykit.core.progress import Progress, silent
+from deploykit.quantize.adjust.after import Adjusted, adjust
 from deploykit.quantize.adjust.before import Rescaled, equalise, smooth
-from deploykit.quantize.calibrate.calibrate import calibrate, wanted_of
+from deploykit.quantize.adjust.walk import alive_bytes
+from deploykit.quantize.calibrate.calibrate import Memory, calibrate, wanted_of
 from deploykit.quantize.calibrate.observe import observer
 from deploykit.quantize.graph.wiring import Wiring
 from deploykit.quantize.options import SMOOTH_OFF
@@ -44,11 +46,13 @@ class Quantized:
         model: with QuantizeLinear and DequantizeLinear.
         decision: which nodes are quantized, and why others are not.
         ranges: of the values that have a quantizer.
+        adjusted: layers whose weights or biases were changed to be nearer to the float network.
     """
 
     model: onnx.ModelProto
     decision: Decision
     ranges: tuple[Range, ...]
+    adjusted: Adjusted = field(default_factory=Adjusted)
 
 
 def wanted_values(
@@ -108,7 +112,9 @@ def ranges_of(
         observers: makes those of whoever wants to see more than one range; `None` for the usual.
 
     Raises:
-        BadInputError: there is no batch, or a value is no number.
+        BadInputError: there is no batch, or a value is no number; or `calibration.memory` is not
+            enough.
+        EnvironmentFailedError: the machine's memory is not enough, or its disk.
     """
     symmetric = placement_named(options.target).symmetric
     wanted = {*wanted_values(prepared, options, excluded), *more}
@@ -117,7 +123,7 @@ def ranges_of(
         wanted_of(prepared.model.graph, wanted),
         batches,
         observers or (lambda: observer(calibration, symmetric=symmetric)),
-        sizes=_sizes(prepared, options.at_once),
+        memory=Memory(calibration.memory_bytes),
         threads=threads,
         progress=progress,
     )
@@ -166,14 +172,21 @@ def quantize(
     options: QuantizeOptions,
     ranges: Mapping[str, Range],
     excluded: Sequence[str] = (),
+    batches: Iterable[Mapping[str, Array]] = (),
+    *,
+    threads: int = 0,
+    progress: Progress = silent,
 ) -> Quantized:
-    """Place quantizers.
+    """Place quantizers, round weights, correct biases.
 
     Args:
-        prepared: the float graph; not changed.
+        prepared: the float graph, as `rescaled` gave it; not changed.
         options: of quantization.
         ranges: by the name of the value.
         excluded: names of nodes that stay float.
+        batches: inputs by name, read once; only for `rounding` and `bias_correction`.
+        threads: of ONNX Runtime; 0 for one a core.
+        progress: told at every layer that is adjusted.
 
     Raises:
         BadInputError: nothing can be quantized; the message says why.
@@ -189,7 +202,20 @@ def quantize(
         raise BadInputError(f"no node can be quantized for {options.target}{why}")
     model = emit(prepared.model, _placement(options), decision, ranges, prepared.folder)
     used = tuple(one for name, one in ranges.items() if name in decision.wanted)
-    return Quantized(model, decision, used)
+    adjusted = Adjusted()
+    if options.bias_correction or options.rounding != "nearest":
+        adjusted = adjust(
+            prepared,
+            model,
+            _placement(options),
+            batches,
+            rounding=options.rounding != "nearest",
+            correction=options.bias_correction,
+            batch_bytes=alive_bytes(prepared.model.graph, _sizes(prepared, options.at_once)),
+            threads=threads,
+            progress=progress,
+        )
+    return Quantized(model, decision, used, adjusted)
 
 
 def _placement(options: QuantizeOptions) -> Placement:
