@@ -266,7 +266,7 @@ def test_rows_times_weights_are_the_convolution(settings: dict[str, Any], run: R
 
     rows, wanted = sampled(node, form, x, y, 1000)
 
-    split = form.split(w)
+    split = np.asarray(form.split(w), np.float32)
     flat = split.reshape(*split.shape[:2], -1)
     np.testing.assert_allclose(rows @ flat.swapaxes(1, 2), wanted, atol=1e-5)
     assert wanted.size == y.size
