@@ -240,17 +240,18 @@ def _figures(chains: _Chains, parent: Made, entries: Sequence[Entry]) -> Iterato
     yield Figure("float", times.median_ns(0) / 1e6, "ms")
     for which, one in enumerate(measured, 1):
         yield Figure(f"{one.label}: over float", times.compared(0, which).value, "x")
-    places = range(1, len(measured) + 1)
-    best = min(places[len(ours) :], key=times.median_ns)
-    # The fastest that keeps the accuracy on the validation data, else the one that keeps most.
-    keeping = [x for x in places[: len(ours)] if _lost(parent, measured[x - 1], _VAL) <= _MOST_LOST]
-    chosen = min(
-        keeping or places[: len(ours)],
-        key=times.median_ns if keeping else lambda x: _lost(parent, measured[x - 1], _VAL),
-    )
-    yield from _verdict(
-        parent, times, (chosen, measured[chosen - 1]), (best, measured[best - 1]), judged=judged
-    )
+    placed = list(enumerate(measured, 1))
+    best = min(placed[len(ours) :], key=lambda place: times.median_ns(place[0]))
+    chosen = _chosen(parent, times, placed[: len(ours)])
+    yield from _verdict(parent, times, chosen, best, judged=judged)
+
+
+def _chosen(parent: Made, times: Times, ours: Sequence[tuple[int, Entry]]) -> tuple[int, Entry]:
+    """The fastest that keeps the accuracy on the validation data, or the one that keeps most."""
+    keeping = [place for place in ours if _lost(parent, place[1], _VAL) <= _MOST_LOST]
+    if keeping:
+        return min(keeping, key=lambda place: times.median_ns(place[0]))
+    return min(ours, key=lambda place: _lost(parent, place[1], _VAL))
 
 
 def _verdict(
