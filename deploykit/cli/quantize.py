@@ -9,6 +9,7 @@ import click
 
 from deploykit.cli.fields import Said, given_of, options_of
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
+from deploykit.flow.budget import DEFAULT_BUDGET
 from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
 from deploykit.quantize.options import (
     ROUNDINGS,
@@ -21,6 +22,7 @@ from deploykit.quantize.options import (
 if TYPE_CHECKING:
     from deploykit.core.types import Option
     from deploykit.flow.quantize import QuantizeResult
+    from deploykit.flow.quantize_record import LayerRow
 
 _EXAMPLES = """\b
 Examples:
@@ -29,7 +31,7 @@ Examples:
   deploykit quantize model.onnx --calibrate images/some --method percentile --target tensorrt
 """
 _MOST_FLOAT = 8
-
+_MOST_NOISY = 8
 _QUANTIZING = {
     "target": Said("Whose integer kernels count.", TARGETS),
     "samples": Said("Of --calibrate that are used, at most."),
@@ -46,6 +48,7 @@ _QUANTIZING = {
 _CALIBRATING = {
     "method": Said("How ranges of activations are chosen.", METHODS),
     "percentile": Said("Share of values that percentile keeps."),
+    "memory": Said("Most that calibration may take, such as 2GB.", default="what there is"),
 }
 
 
@@ -61,10 +64,18 @@ _CALIBRATING = {
 @click.option(
     "--max-drop", type=click.FloatRange(min=0), help="Points of accuracy on --val that may be lost."
 )
-@click.option("--no-measure", is_flag=True, help="Take no latencies.")
+@click.option(
+    "--budget",
+    default=DEFAULT_BUDGET,
+    show_default=True,
+    help="Of the search for what meets --max-drop: evaluations of --val, or a time, such as 10m.",
+)
+@click.option("--no-measure", is_flag=True, help="Take no latencies, for no layer either.")
 @click.option("--batch", type=click.IntRange(min=1), help="Of the measurement.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of the measurement.")
-@click.option("--force", is_flag=True, help="Hand over what is slower than the float network.")
+@click.option(
+    "--force", is_flag=True, help="Hand over the best there is, though slower or above --max-drop."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that is there.")
 @json_option
 @quiet_option
@@ -76,6 +87,7 @@ def command(
     evaluation: str,
     metric: str,
     max_drop: float | None,
+    budget: str,
     no_measure: bool,
     batch: int | None,
     threads: int | None,
@@ -88,9 +100,13 @@ def command(
     """Turn a float ONNX MODEL into INT8: QuantizeLinear and DequantizeLinear where they help.
 
     MODEL is an artifact of ours or any .onnx file. The folder holds model.onnx, artifact.json,
-    ranges.json (what calibration found), quantization.json (what is in integers, and why the rest
-    is not) and report.json. What is slower than MODEL, or loses more than --max-drop, is not
-    handed over: the exit status is then 1.
+    ranges.json (what calibration found), quantization.json (what is in integers and how noisy, why
+    the rest is not, and what was tried) and report.json.
+
+    With --max-drop, where the first try loses more: other ways to quantize are tried, then the
+    layers that do the most harm stay float, as few as will do. Layers whose integers are slower
+    than their floats stay float, too. What is slower than MODEL all the same, or loses too much
+    whatever was tried, is not handed over: the exit status is then 1.
     """
     from deploykit.flow.quantize import QuantizeRequest, run_quantize
 
@@ -104,6 +120,7 @@ def command(
         eval=evaluation,
         metric=metric,
         max_drop=max_drop,
+        budget=budget,
         measure=not no_measure,
         batch=batch,
         threads=threads,
@@ -131,8 +148,32 @@ def _print(result: QuantizeResult) -> None:
         f"{artifact.folder}: ONNX, {bytes_text(artifact.size_bytes)}; {len(layers) - len(left)} of "
         f"{len(layers)} nodes in integers, ranges of {result.quantization.samples} samples"
     )
+    if result.quantization.control:
+        click.echo(f"accuracy control: {result.quantization.control}")
     for row in left[:_MOST_FLOAT]:
         click.echo(f"  {row.node} ({row.op}) stays float: {row.kept_float}")
     if len(left) > _MOST_FLOAT:
         click.echo(f"  ... and {len(left) - _MOST_FLOAT} more; see quantization.json")
+    for one in result.quantization.leftovers[:_MOST_FLOAT]:
+        click.echo(f"  {one.node} ({one.op}): {one.why}")
+    _print_noise([row for row in layers if row.snr_db is not None])
     print_checks(result.report)
+
+
+def _print_noise(rows: list[LayerRow]) -> None:
+    """The noisiest layers: signal to noise of what they give, and of their own part alone."""
+    from deploykit.cli.output import Column, print_table
+    from deploykit.cli.units import decibels_text
+
+    if not rows:
+        return
+    shown = rows[:_MOST_NOISY]
+    columns = (
+        Column("layer"), Column("operator"), Column("signal to noise", right=True),
+        Column("if quantized alone", right=True),
+    )  # fmt: skip
+    cells = [
+        (row.node, row.op, decibels_text(row.snr_db), decibels_text(row.alone_db)) for row in shown
+    ]
+    title = "" if len(shown) == len(rows) else f"the noisiest {len(shown)} of {len(rows)} layers"
+    print_table(columns, cells, title=title or None)

@@ -155,9 +155,20 @@ _ALL = "entropy, min-max, moving-average, mse, percentile"
         ({"bits": 1}, "bits is 1; give a whole number from 2 to 8"),
         ({"averaging": 0.0}, f"averaging is 0; {_NEWEST}"),
         ({"averaging": 1.5}, f"averaging is 1.5; {_NEWEST}"),
+        ({"memory": "2"}, "memory '2' is no size; give one such as 2GB or 800MB"),
+        ({"memory": "2 GX"}, "memory '2 GX' is no size; give one such as 2GB or 800MB"),
+        ({"memory": "0GB"}, "memory '0GB' is no size; give one such as 2GB or 800MB"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInputError) as refused:
         CalibrationOptions(**options)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("memory", "size"),
+    [("", 0), ("2GB", 2_000_000_000), ("1.5 gb", 1_500_000_000), ("1GiB", 1 << 30), ("7B", 7)],
+)
+def test_sizes_of_memory_are_read(memory: str, size: int) -> None:
+    assert CalibrationOptions(memory=memory).memory_bytes == size

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
-from deploykit.quantize.calibrate.available import available, resident_bytes
+from deploykit.quantize.calibrate.available import available, give_back, resident_bytes
 from deploykit.quantize.calibrate.plan import COMFORTABLE_BYTES, Plan, Room, plan_for
 from deploykit.quantize.calibrate.probe import Shapes
 from deploykit.quantize.calibrate.run import Runner
@@ -138,6 +138,7 @@ class _Work:
         return Runner(plan, self._sessions, self._watchers)
 
     def _room(self) -> Room:
+        give_back()
         before = resident_bytes()
         left = available()
         most: int | None = self._memory.most_bytes

@@ -69,6 +69,7 @@ class Runner:
         """
         from onnxruntime import OrtValue
 
+        give_back()  # what is left of the batch before
         with ThreadPoolExecutor(self._watchers) as pool:
             _show({name: feeds[name] for name in see.keys() & feeds.keys()}, see, pool)
             alive = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}

@@ -1,17 +1,17 @@
 """The shape and size of every value for one batch: without them no memory can be predicted.
 
 A file may leave dimensions open. The batch that is about to run closes those of the inputs, and
-onnx's shape inference carries them through the graph, from its start: what the file says itself
-about values inside is not believed.
+onnx's shape inference carries them through the graph, from its start, sizes that the graph computes
+itself among them (`bench.folding`). What the file says about values inside is not believed.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from deploykit.bench.folding import infer_folded
 from deploykit.quantize.graph.values import Graph
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ def inferred(prepared: Prepared, fed: Mapping[str, tuple[int, ...]]) -> dict[str
         prepared: the float graph.
         fed: shape of every input.
     """
-    from onnx import shape_inference
-
     model = Graph(prepared.model, prepared.folder).with_stand_ins()
     for value in model.graph.input:
         if value.name in fed:
@@ -58,10 +56,10 @@ def inferred(prepared: Prepared, fed: Mapping[str, tuple[int, ...]]) -> dict[str
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    with suppress(shape_inference.InferenceError):  # a node contradicts its schema
-        model = shape_inference.infer_shapes(model, data_prop=True)
+    model, _ = infer_folded(model)
     graph = model.graph
-    return {value.name: _value(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+    found = {one.name: Value.of(one.data_type, tuple(one.dims)) for one in graph.initializer}
+    return found | {v.name: _value(v) for v in (*graph.value_info, *graph.input, *graph.output)}
 
 
 def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
