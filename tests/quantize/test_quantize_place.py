@@ -234,6 +234,26 @@ def test_products_of_matrices(product: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(run(made, feeds)["y"], run(model, feeds)["y"], atol=0.1)
 
 
+def depthwise_net(around: str) -> Net:
+    net = Net(x=(1, 8, 9, 9))
+    net(around, "x", *([weights(8, 8, 1, 1)] if around == "Conv" else []), to="a")
+    net("Conv", "a", weights(8, 1, 3, 3), to="b", group=8, pads=[1, 1, 1, 1])
+    net("Softmax", "b", to="p")
+    net("Conv", "b" if around == "Conv" else "p", weights(8, 8, 1, 1), to="c")
+    return net
+
+
+def test_depthwise_convolutions_are_quantized_beside_quantized_nodes_only() -> None:
+    left = {}
+    for around in ("Conv", "Softmax"):
+        net = depthwise_net(around)
+        model = net.model("c", "p")
+        decision = decide(Wiring.of(model), ORT_CPU, ranges_of(model, net.feeds()))
+        left[around] = {one.node: one.why for one in decision.left}
+
+    assert left == {"Conv": {}, "Softmax": {"node_b": "a is float"}}
+
+
 def test_what_no_quantized_node_reads_stays_float() -> None:
     net = Net(x=(1, 4, 6, 6))
     net("Conv", "x", weights(4, 4, 1, 1), to="a")

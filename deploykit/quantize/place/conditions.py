@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from deploykit.quantize.graph.wiring import Wiring
 
 
+DEPTHWISE = "Conv, depthwise"
+"""What tables call a convolution of each channel with a filter of its own."""
+
+
+def kind_of(node: onnx.NodeProto, wiring: Wiring) -> str:
+    """What tables call a node: its operator, but for depthwise convolutions."""
+    weight = wiring.constants.get(node.input[1]) if node.op_type == "Conv" else None
+    groups = attributes(node).get("group", 1) if weight is not None else 1
+    is_depthwise = weight is not None and weight.dims[1] == 1 and groups != 1
+    return DEPTHWISE if is_depthwise else str(node.op_type)
+
+
 def plain_gemm(node: onnx.NodeProto, wiring: Wiring) -> str:
     """Why a Gemm is more than x W + b, or ""."""
     del wiring

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deploykit.quantize.place.conditions import clips_from_zero, is_bias
+from deploykit.quantize.place.conditions import clips_from_zero, is_bias, kind_of
 from deploykit.quantize.place.targets import Out, Role
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class _Deciding:
 
     def consider(self, node: onnx.NodeProto) -> None:
         """Take a node, or note why not."""
-        rule = self.placement.rules.get(node.op_type)
+        rules = self.placement.rules
+        rule = rules.get(kind_of(node, self.wiring), rules.get(node.op_type))
         if rule is None or node.domain not in ("", "ai.onnx"):
             return
         if node.name in self.biases:
@@ -137,18 +138,15 @@ class _Deciding:
             return f"there is no range of {unknown[0]}"
         if rule.needs is not None and (why := rule.needs(node, self.wiring)):
             return why
-        if rule.role is Role.COMPUTES:
-            return self._against_product(node, rule)
-        if floats := [name for name in activations if name not in self.integers]:
+        floats = [name for name in activations if name not in self.integers]
+        if floats and not rule.stands_alone:
             return f"{floats[0]} is float"
-        return ""
+        return "" if rule.weight is None else self._against_weight(node, rule, rule.weight)
 
-    def _against_product(self, node: onnx.NodeProto, rule: Rule) -> str:
-        if rule.weight is None:
-            return ""
-        weight = self.wiring.constants.get(node.input[rule.weight])
+    def _against_weight(self, node: onnx.NodeProto, rule: Rule, position: int) -> str:
+        weight = self.wiring.constants.get(node.input[position])
         if weight is None:
-            return "" if rule.weight in rule.reads else "its weights are computed"
+            return "" if position in rule.reads else "its weights are computed"
         return "its weights are a vector" if len(weight.dims) < _LEAST_DIMS else ""
 
     def _activations(self, node: onnx.NodeProto, rule: Rule) -> list[str]:
@@ -186,7 +184,7 @@ class _Deciding:
         """Give back to float what no quantized node reads."""
         for node in reversed(self.wiring.graph.node):
             rule = self.chosen.get(node.name)
-            if rule is None or rule.role is Role.COMPUTES or self._is_read(node):
+            if rule is None or rule.stands_alone or self._is_read(node):
                 continue
             del self.chosen[node.name], self.results[node.name]
             if rule.role is not Role.MOVES:
