@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import silent
 from deploykit.quantize.adjust.columns import sampled
-from deploykit.quantize.adjust.gptq import Moments, aimed, rounded
+from deploykit.quantize.adjust.gptq import Moments, Order, aimed, rounded
 from deploykit.quantize.adjust.integers import IntegerGraph
 from deploykit.quantize.adjust.layers import form_of
 from deploykit.quantize.adjust.walk import Walk, alive_bytes
@@ -195,9 +195,9 @@ def test_gptq_is_nearer_than_nearest_and_the_least_squares_are_aimed_at() -> Non
         return float(np.square(noise @ made.swapaxes(1, 2) - wanted).sum())
 
     nearest = np.rint(w / scale) * scale
-    plain = rounded(w, scale, (-128, 127), seen) * scale
+    plain = rounded(w, scale, (-128, 127), Order.of(seen)) * scale
     goal = aimed(w, seen)
-    best = rounded(goal, scale, (-128, 127), seen) * scale
+    best = rounded(goal, scale, (-128, 127), Order.of(seen)) * scale
     for change in (nearest, plain, best):
         np.testing.assert_allclose(seen.loss(change - w), error(change), rtol=1e-4)
     assert error(goal) < error(w)
@@ -227,7 +227,7 @@ def test_a_dead_input_and_a_dead_channel_are_rounded_to_nothing() -> None:
     w = RNG.normal(size=(1, 2, 4))
     w[:, 1] = 0
 
-    made = rounded(w, np.array([[[0.01], [1e-30]]]), (-128, 127), seen)
+    made = rounded(w, np.array([[[0.01], [1e-30]]]), (-128, 127), Order.of(seen))
 
     assert np.isfinite(made).all()
     assert not made[:, 1].any()

@@ -99,11 +99,37 @@ class Moments:
         return self.energy + float(square - 2 * np.einsum("goc,gco->", change, self.cross))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Order:
+    """In which order a layer's weights are rounded, and where the errors go.
+
+    Attributes:
+        forth: [groups, columns]: inputs, the most active first.
+        back: the inverse.
+        factor: [groups, columns, columns]: upper Cholesky factor of H^-1, in this order.
+    """
+
+    forth: NDArray[np.intp]
+    back: NDArray[np.intp]
+    factor: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, seen: Moments) -> Order:
+        """Of a layer that gets this."""
+        diagonal = np.einsum("gcc->gc", seen.square)
+        forth = np.argsort(-diagonal, axis=1, kind="stable")
+        ordered = np.take_along_axis(_damped(seen, _DAMPING), forth[:, :, None], axis=1)
+        ordered = np.take_along_axis(ordered, forth[:, None, :], axis=2)
+        inverse = np.linalg.inv(ordered)
+        lower = np.asarray(np.linalg.cholesky((inverse + inverse.swapaxes(1, 2)) / 2), np.float64)
+        return cls(forth, np.argsort(forth, axis=1, kind="stable"), lower.swapaxes(1, 2))
+
+
 def rounded(
     weight: NDArray[np.float64],
     scale: NDArray[np.float64],
     limits: tuple[int, int],
-    seen: Moments,
+    order: Order,
 ) -> NDArray[np.float64]:
     """Integers that make up for each other's errors.
 
@@ -111,40 +137,30 @@ def rounded(
         weight: [groups, out / groups, columns], aimed at.
         scale: [groups, out / groups, 1].
         limits: lowest and highest integer.
-        seen: moments of what the layer gets.
+        order: of the layer.
     """
-    diagonal = np.einsum("gcc->gc", seen.square)
-    order = np.argsort(-diagonal, axis=1, kind="stable")
-    back = np.argsort(order, axis=1, kind="stable")
-    left = np.take_along_axis(weight, order[:, None, :], axis=2) / scale
-    factor = _factor(seen.square, order, diagonal)
+    left = np.take_along_axis(weight, order.forth[:, None, :], axis=2) / scale
+    factor = order.factor
     columns = left.shape[2]
     made = np.empty_like(left)
     for start in range(0, columns, _BLOCK):
         end = min(start + _BLOCK, columns)
         errors = np.empty_like(left[:, :, start:end])
         for place in range(start, end):
-            own = factor[:, None, place, place]
             integers = np.clip(np.rint(left[:, :, place]), *limits)
             made[:, :, place] = integers
-            error = (left[:, :, place] - integers) / own
+            error = (left[:, :, place] - integers) / factor[:, None, place, place]
             left[:, :, place:end] -= error[:, :, None] * factor[:, None, place, place:end]
             errors[:, :, place - start] = error
         left[:, :, end:] -= errors @ factor[:, start:end, end:]
-    return np.take_along_axis(made, back[:, None, :], axis=2)
+    return np.take_along_axis(made, order.back[:, None, :], axis=2)
 
 
-def _factor(
-    square: NDArray[np.float64], order: NDArray[np.intp], diagonal: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The upper Cholesky factor of H^-1, with inputs in this order."""
-    damping = np.maximum(_DAMPING * diagonal.mean(axis=1), np.finfo(np.float32).tiny)
-    damped = square + damping[:, None, None] * np.eye(square.shape[1])
-    ordered = np.take_along_axis(damped, order[:, :, None], axis=1)
-    ordered = np.take_along_axis(ordered, order[:, None, :], axis=2)
-    inverse = np.linalg.inv(ordered)
-    inverse = (inverse + inverse.swapaxes(1, 2)) / 2
-    return np.asarray(np.linalg.cholesky(inverse), np.float64).swapaxes(1, 2)
+def _damped(seen: Moments, share: float) -> NDArray[np.float64]:
+    """H with a share of its mean diagonal added, so that it has an inverse."""
+    diagonal = np.einsum("gcc->gc", seen.square).mean(axis=1)
+    added = np.maximum(share * diagonal, np.finfo(np.float32).tiny)
+    return np.asarray(seen.square + added[:, None, None] * np.eye(seen.square.shape[1]))
 
 
 def aimed(weight: NDArray[np.float64], seen: Moments) -> NDArray[np.float64]:
@@ -154,7 +170,5 @@ def aimed(weight: NDArray[np.float64], seen: Moments) -> NDArray[np.float64]:
         weight: [groups, out / groups, columns], of the float network.
         seen: moments of what the layer gets.
     """
-    diagonal = np.einsum("gcc->gc", seen.square).mean(axis=1)
-    damping = np.maximum(_RIDGE * diagonal, np.finfo(np.float32).tiny)
-    damped = seen.square + damping[:, None, None] * np.eye(seen.square.shape[1])
-    return weight + np.linalg.solve(damped, seen.cross).swapaxes(1, 2)
+    moved = np.linalg.solve(_damped(seen, _RIDGE), seen.cross)
+    return np.asarray(weight + moved.swapaxes(1, 2))

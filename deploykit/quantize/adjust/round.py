@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.quantize.adjust.columns import sampled
-from deploykit.quantize.adjust.gptq import Moments, aimed, rounded
+from deploykit.quantize.adjust.gptq import Moments, Order, aimed, rounded
 from deploykit.quantize.graph.external import array_of
 from deploykit.quantize.place.numbers import limits
 
@@ -82,7 +82,8 @@ def _choose(
     ends = limits(layer.grid.zero.dtype, layer.grid.bits)
     nearest = layer.form.split(graph.integers(layer.weight)).reshape(target.shape)
     tried = [nearest.astype(np.float64)]
-    tried += [rounded(goal, scale, ends, learnt) for goal in (target, aimed(target, learnt))]
+    order = Order.of(learnt)
+    tried += [rounded(goal, scale, ends, order) for goal in (target, aimed(target, learnt))]
     losses = [held_out.loss(integers * scale - target) for integers in tried]
     best = int(np.argmin(losses))
     if best == 0:
