@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deploykit.core.report import Check, Report
     from deploykit.core.types import Option
     from deploykit.flow.export import ExportResult
+    from deploykit.flow.half_record import Half
     from deploykit.flow.quantize_record import Quantization
 
 _EXAMPLES = """\b
@@ -163,15 +164,27 @@ def _print(result: ExportResult) -> None:
     print_checks(result.report)
 
 
-def print_left(record: Quantization) -> None:
+def print_left(record: Quantization | Half) -> None:
     """How many nodes are in the lower precision, and why the first of the others are not."""
+    from deploykit.flow.half_record import HALF_NAME, Half
+    from deploykit.flow.quantize_record import QUANTIZATION_NAME
+
+    half = isinstance(record, Half)
     left = [row for row in record.layers if row.kept_float]
     done = len(record.layers) - len(left)
-    click.echo(f"  {done} of {len(record.layers)} nodes in integers for {record.target}")
+    form = record.precision if isinstance(record, Half) else "integers"
+    click.echo(f"  {done} of {len(record.layers)} nodes in {form} for {record.target}")
+    if isinstance(record, Half):
+        share = record.bytes_after / record.bytes_before
+        click.echo(
+            f"  {share:.3g}x of the float32 file's size; its latency is the target's to say: "
+            "deploykit bench on the device"
+        )
     for row in left[:_MOST_FLOAT]:
         click.echo(f"  {row.node} ({row.op}) stays float: {row.kept_float}")
     if len(left) > _MOST_FLOAT:
-        click.echo(f"  ... and {len(left) - _MOST_FLOAT} more; see quantization.json")
+        name = HALF_NAME if half else QUANTIZATION_NAME
+        click.echo(f"  ... and {len(left) - _MOST_FLOAT} more; see {name}")
 
 
 def print_checks(report: Report) -> None:

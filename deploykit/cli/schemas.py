@@ -25,6 +25,7 @@ from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
+from deploykit.flow.half_record import HALF, Half
 from deploykit.flow.prune_record import PRUNING, Pruning
 from deploykit.flow.quantize_record import QUANTIZATION, Quantization
 from deploykit.load.recipe import RECIPE, Recipe
@@ -61,6 +62,7 @@ KINDS = (
     Kind(ENGINE_ARTIFACT, EngineArtifact),
     Kind(BENCH, BenchResult),
     Kind(DOCTOR, Diagnosis),
+    Kind(HALF, Half),
     Kind(INSPECTION, Inspection),
     Kind(LAYER_TIMES, LayerTimes),
     Kind(PLAN, Plan),

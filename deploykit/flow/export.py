@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from deploykit.core.types import Model
+    from deploykit.flow.half_record import Half
     from deploykit.flow.precision import Lower
     from deploykit.flow.quantize_record import Quantization
     from deploykit.load.data import Array
@@ -101,7 +102,7 @@ class ExportResult:
     artifact: OnnxArtifact
     report: Report
     reused: tuple[str, ...] = ()
-    lowered: Quantization | None = None
+    lowered: Quantization | Half | None = None
 
 
 def run_export(request: ExportRequest, progress: Progress = silent) -> ExportResult:
@@ -154,7 +155,7 @@ def _export_lower(
         shutil.rmtree(place)
         report = joined(first.report, read_report(folder))
         records.save(folder / REPORT_NAME, report, records.REPORT)
-    reused = (*first.reused, "quantize") if had else first.reused
+    reused = (*first.reused, lower.loop.precision) if had else first.reused
     return ExportResult(load_artifact(request.out), report, reused, read_record(request.out))
 
 

@@ -12,6 +12,10 @@ from deploykit.core.errors import BadInputError
 from deploykit.core.report import Report
 from deploykit.flow.cache import key_of
 from deploykit.flow.folders import REPORT_NAME
+from deploykit.flow.half import FILES as HALF_FILES
+from deploykit.flow.half import run_half
+from deploykit.flow.half_proof import HalfRequest
+from deploykit.flow.half_record import HALF, HALF_NAME, Half
 from deploykit.flow.precision import INT8
 from deploykit.flow.quantize import FILES, QuantizeRequest, run_quantize
 from deploykit.flow.quantize_record import QUANTIZATION, QUANTIZATION_NAME, Quantization
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from deploykit.flow.cache import Cache
     from deploykit.flow.precision import Lower
 
-LOWER_FILES = FILES
+LOWER_FILES = FILES | HALF_FILES
 """Names of all files that a folder of any precision may have."""
 
 
@@ -62,7 +66,8 @@ class Lowering:
         """
         loop = self.lower.loop
         if loop.precision != INT8:
-            raise BadInputError(f"precision {loop.precision} is not here yet: take int8")
+            run_half(self._half(source, folder), progress)
+            return
         request = QuantizeRequest(
             source=source,
             out=folder,
@@ -78,6 +83,20 @@ class Lowering:
             force=loop.force,
         )
         run_quantize(request, progress)
+
+    def _half(self, source: Path, folder: Path) -> HalfRequest:
+        loop = self.lower.loop
+        return HalfRequest(
+            source=source,
+            out=folder,
+            precision=loop.precision,
+            calibrate=loop.calibrate,
+            changes=self.lower.changes,
+            val=self.val,
+            eval=self.eval,
+            metric=self.metric,
+            max_drop=loop.max_drop,
+        )
 
     def put(
         self, original: OnnxArtifact, folder: Path, cache: Cache | None, progress: Progress
@@ -124,8 +143,10 @@ def read_report(folder: Path) -> Report:
     return records.load(folder / REPORT_NAME, Report, records.REPORT)
 
 
-def read_record(folder: Path) -> Quantization:
-    """What is in integers, and what stayed float."""
+def read_record(folder: Path) -> Quantization | Half:
+    """What is in the lower precision, and what stayed float."""
+    if (folder / HALF_NAME).is_file():
+        return records.load(folder / HALF_NAME, Half, HALF)
     return records.load(folder / QUANTIZATION_NAME, Quantization, QUANTIZATION)
 
 

@@ -113,7 +113,7 @@ def test_the_stage_runs_after_export_and_once(project: Path) -> None:
     again = run_export(ExportRequest(Source(str(project)), project / "two"))
 
     assert first.reused == ()
-    assert again.reused == ("export", "verify", "quantize")
+    assert again.reused == ("export", "verify", "int8")
     assert first.lowered is not None
     assert first.lowered.samples == 64  # the recipe's training data, all of it
     assert again.lowered == first.lowered

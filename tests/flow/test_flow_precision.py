@@ -45,8 +45,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (
         {"calibrate": "digits"},
         (
-            "export: --calibrate goes with --precision int8 or fp16 or bf16, and this is fp32: leave "
-            "it out, or change the precision"
+            "export: --calibrate goes with --precision int8 or fp16 or bf16, and this is fp32: "
+            "leave it out, or change the precision"
         ),
     ),
     (
@@ -59,8 +59,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (
         {**INT8, "half_io": True},
         (
-            "export: --half-io goes with --precision fp16 or bf16, and this is int8: leave it out, or "
-            "change the precision"
+            "export: --half-io goes with --precision fp16 or bf16, and this is int8: leave it out, "
+            "or change the precision"
         ),
     ),
     ({**INT8, "threads": 2, "measure": False}, "export: leave out --threads: nothing is measured"),
