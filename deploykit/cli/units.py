@@ -28,6 +28,11 @@ def share_text(share: float | None) -> str:
     return NOT_MEASURED if share is None else f"{100 * share:.1f} %"
 
 
+def decibels_text(ratio: float | None) -> str:
+    """A ratio in decibels, with one decimal: 31.4 dB."""
+    return NOT_MEASURED if ratio is None else f"{ratio:.1f} dB"
+
+
 def _scaled(value: float | None, units: tuple[tuple[float, str], ...]) -> str:
     if value is None:
         return NOT_MEASURED

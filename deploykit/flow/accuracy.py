@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from deploykit.flow.splits import VAL
 from deploykit.runtimes import runtime_named
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
     from deploykit.check.accuracy import Accuracy, Run
@@ -51,27 +54,50 @@ def accuracy_checks(
     Raises:
         BadInputError: the data does not fit the network or the metric.
     """
-    runtime = runtime_named(_RUNTIME)
     labelled = {name: data for name, data in splits.named.items() if labels_type(data) is not None}
     if not labelled:
         return ()
-    session = runtime.open(artifact, Target(runtime=_RUNTIME))
     checks = []
-    try:
+    with running(artifact) as run:
         for name, data in labelled.items():
-            chosen = metric_named(metric or usual_metric(data))
-            found = accuracy(
-                lambda fed: session.bind(fed)(), data, artifact.inputs, chosen, progress=progress
-            )
-            title = f"{chosen.name} {_RUNTIME} {name}: {data.name}"
+            found = scored(run, artifact, data, metric, progress)
+            title = f"{found.metric.name} {_RUNTIME} {name}: {data.name}"
             checks.append(reported(title, found))
             if reference is not None and name == VAL and found.is_share:
-                was = accuracy(reference, data, artifact.inputs, chosen, progress=progress)
-                title = f"{chosen.name} lost against PyTorch {name}: {data.name}"
+                was = scored(reference, artifact, data, metric, progress)
+                title = f"{found.metric.name} lost against PyTorch {name}: {data.name}"
                 checks.append(at_most(title, drop(was, found), _MOST_LOST_POINTS))
+    return tuple(checks)
+
+
+@contextmanager
+def running(artifact: OnnxArtifact) -> Iterator[Run]:
+    """An artifact opened on ONNX Runtime's CPU provider, as what accuracies are taken of."""
+    session = runtime_named(_RUNTIME).open(artifact, Target(runtime=_RUNTIME))
+    try:
+        yield lambda fed: session.bind(fed)()
     finally:
         session.close()
-    return tuple(checks)
+
+
+def scored(
+    run: Run, artifact: OnnxArtifact, data: Data, metric: str, progress: Progress
+) -> Accuracy:
+    """All of one split, scored.
+
+    Args:
+        run: the artifact, or its reference.
+        artifact: whose inputs it takes.
+        data: with labels.
+        metric: see `accuracy_checks`.
+        progress: told after every batch.
+
+    Raises:
+        BadInputError: the data does not fit the network or the metric.
+        CheckFailedError: an output has NaN.
+    """
+    chosen = metric_named(metric or usual_metric(data))
+    return accuracy(run, data, artifact.inputs, chosen, progress=progress)
 
 
 def labels_type(data: Data | None) -> np.dtype[Any] | None:

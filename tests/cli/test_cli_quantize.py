@@ -36,8 +36,10 @@ def test_a_network_is_quantized_and_told_about(
     assert complaint == ""
     lines = said.splitlines()
     assert lines[0].startswith("build/net-int8: ONNX, ")
-    assert lines[0].endswith("; 2 of 5 nodes in integers, ranges of 32 samples")
+    assert lines[0].endswith("; 2 of 4 nodes in integers, ranges of 32 samples")
     assert "  head (Gemm) stays float: it is excluded" in lines
+    assert "layer   operator  signal to noise  if quantized alone" in lines
+    assert any(line.startswith("first   Conv  ") and line.endswith(" dB") for line in lines)
     assert (place / "build" / "net-int8" / "model.onnx").is_file()
 
 
@@ -46,12 +48,19 @@ def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
 
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "deploykit/report"
-    assert len(report["checks"]) == 4
+    assert len(report["checks"]) == 5
 
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUANTIZE[:2]]) == 2
     assert "--calibrate" in capsys.readouterr().err
+    assert main([*QUANTIZE, "--max-drop", "0.5"]) == 2
+    assert capsys.readouterr().err == (
+        "deploykit: error: max_drop 0.5 is judged on validation data, and none is given: add "
+        "--val DATA with labels\n"
+    )
+    assert main([*QUANTIZE, "--budget", "soon"]) == 2
+    assert "budget 'soon' is no number of evaluations, such as 32" in capsys.readouterr().err
     assert main(["quantize", "nothing.onnx", *QUANTIZE[2:]]) == 2
     assert capsys.readouterr().err == "deploykit: error: nothing.onnx does not exist\n"
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from deploykit.core import records
-from deploykit.core.errors import BadInputError, CheckFailedError
+from deploykit.core.errors import BadInputError
 from deploykit.core.report import Verdict
 from deploykit.flow.quantize import QuantizeRequest, run_quantize
 from deploykit.flow.quantize_record import (
@@ -21,14 +20,11 @@ from deploykit.flow.quantize_record import (
     Quantization,
 )
 from deploykit.load.artifacts import load_artifact
-from deploykit.load.datasets import open_data
 from deploykit.quantize.ranges import RANGES, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from deploykit.core.types import Option
 
 DATA = "digits[:64]"
 
@@ -66,6 +62,10 @@ def test_the_folder_has_the_network_its_ranges_and_reasons(request_: QuantizeReq
     proof = result.report.checks[0]
     assert (proof.name, proof.verdict) == (
         "nodes between quantizers that ort-cpu runs in float",
+        Verdict.PASSED,
+    )
+    assert (result.report.checks[1].name, result.report.checks[1].verdict) == (
+        "quantizers that no integer kernel of ort-cpu took",
         Verdict.PASSED,
     )
     lost = next(check for check in result.report.checks if " lost " in check.name)
@@ -149,23 +149,6 @@ def test_no_number_in_the_data_is_told_with_its_tensor(
     assert not request_.out.exists()
 
 
-def test_too_much_lost_leaves_nothing(request_: QuantizeRequest, tmp_path: Path) -> None:
-    """The float network makes no error here, because it says itself what is right."""
-    images = open_data("digits[64:200]").batch(range(136)).inputs["x"]
-    session = onnxruntime.InferenceSession(request_.source)
-    labels = session.run(None, {"x": images})[0]
-    np.savez(tmp_path / "own.npz", x=images, labels=labels)
-    own = replace(request_, val=str(tmp_path / "own.npz"), max_drop=1e-4)
-    coarse: dict[str, Option] = {"method": "percentile", "percentile": 60.0}
-
-    with pytest.raises(CheckFailedError, match=r"allowed is 0.0001; nothing was written"):
-        run_quantize(replace(own, changes=coarse))
-    assert not request_.out.exists()
-    lost = run_quantize(replace(own, changes=coarse, max_drop=None)).report.checks[-1]
-    assert lost.value is not None
-    assert lost.value > 1e-4
-
-
 def test_excluded_nodes_stay_float(request_: QuantizeRequest) -> None:
     result = run_quantize(replace(request_, changes={"exclude": ("sec*",)}))
 
@@ -178,7 +161,7 @@ def test_excluded_nodes_stay_float(request_: QuantizeRequest) -> None:
 def test_latency_is_measured_and_recorded(request_: QuantizeRequest) -> None:
     result = run_quantize(replace(request_, measure=True, threads=1, force=True, val=""))
 
-    check = result.report.checks[1]
+    check = result.report.checks[2]
     assert check.name.startswith("latency on ort-cpu, of the original's ")
     assert check.value is not None
     assert check.value > 0
