@@ -77,10 +77,10 @@ def _network(name: str, folder: Path, *, quick: bool) -> Iterator[Figure]:
 def _jobs(name: str, model: Path, calibrate: str, folder: Path, *, quick: bool) -> Iterator[Job]:
     """Ours at its defaults; each peer in the ways that its documentation has for speed."""
     yield Job(OURS, str(model), calibrate, str(folder / "ours"), measure=not quick)
-    ways = [(ORT, "min-max"), (ORT, "min-max, int8"), (NNCF, "performance")]
+    ways = [(ORT, "min-max"), (ORT, "min-max, int8"), (NNCF, "performance"), (NNCF, "mixed")]
     if name in _TRANSFORMERS:
         ways.append((NNCF, "transformer"))
-    for number, (tool, way) in enumerate(ways[:: 2 if quick else 1]):
+    for number, (tool, way) in enumerate(ways[:3:2] if quick else ways):
         out = folder / f"peer-{number}.onnx"
         yield Job(tool, str(model), calibrate, str(out), way=way)
 
