@@ -8,6 +8,7 @@ NAMES = (
     "pruning_coverage",
     "pruning_accuracy",
     "pruning_latency",
+    "calibration_memory",
     "int8_accuracy",
     "int8_speed",
     "chain",
