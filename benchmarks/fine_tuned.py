@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NETWORK = ROOT / "models" / "fashion_resnet"
 OURS, PEER = "deploykit", "torch-pruning"
-_LEARNING_RATE, _WARMUP = 0.025, 0.1  # a quarter of what the network was trained with from nothing
+_WARMUP = 0.1
 _JUDGED_AT_ONCE = 500
 
 
@@ -40,12 +40,14 @@ class Budget:
         train: data to learn from.
         val: data that chooses the epoch.
         test: data that only reports.
+        learning_rate: the highest; a quarter of what the network was trained with from nothing.
     """
 
     epochs: int
     train: str = "fashion-mnist:train"
     val: str = "fashion-mnist:val"
     test: str = "fashion-mnist:test"
+    learning_rate: float = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def _options(recipe: Recipe, job: Job) -> TrainOptions:
     changes = {
         "epochs": job.budget.epochs,
         "seed": job.seed,
-        "learning_rate": _LEARNING_RATE,
+        "learning_rate": job.budget.learning_rate,
         "warmup": _WARMUP,
     }
     return train_options(recipe, changes)

@@ -38,7 +38,9 @@ GOAL = (
 _MOST_DROP = {0.5: 0.3, 0.25: 1.0}  # points
 _SEEDS = (0, 1, 2)
 _FULL_S = 38 * 60.0  # what then is not reached is asked by the next run
-_FULL = Budget(epochs=3)
+_FULL = {0.5: Budget(epochs=3, learning_rate=0.0125), 0.25: Budget(epochs=3)}
+# The more is cut, the higher the rate. At half the MACs 0.1, 0.05, 0.025 and 0.0125 came to 93.96,
+# 94.30, 94.48 and 94.54 % on the validation data (ours, one seed).
 # A tenth of the data, once: enough to tell the ways of choosing from one another.
 _SHORT = Budget(1, "fashion-mnist:train[::10]", "fashion-mnist:val", "fashion-mnist:test[::100]")
 _QUICK = Budget(
@@ -52,13 +54,13 @@ def run(*, quick: bool) -> Result:
     """Two trainings at a time, each in a process of its own on one thread."""
     packages.install()
     makers = _Makers.of_here(time.monotonic() + _FULL_S)
-    budget = _QUICK if quick else _FULL
+    budget = dict.fromkeys(_FULL, _QUICK) if quick else _FULL
     shares = list(_MOST_DROP)[: 1 if quick else None]
     seeds = _SEEDS[: 1 if quick else None]
     ways = {share: "global" if quick else makers.best_way(share) for share in shares}
-    as_it_is = Job("", "", 1.0, 0, budget)
-    ours = {share: [Job(OURS, "", share, seed, budget) for seed in seeds] for share in shares}
-    peer = {share: [Job(PEER, ways[share], share, x, budget) for x in seeds] for share in shares}
+    as_it_is = Job("", "", 1.0, 0, budget[shares[0]])
+    ours = {at: [Job(OURS, "", at, seed, budget[at]) for seed in seeds] for at in shares}
+    peer = {at: [Job(PEER, ways[at], at, seed, budget[at]) for seed in seeds] for at in shares}
     pairs = [pair for share in shares for pair in zip(ours[share], peer[share], strict=True)]
     jobs = [as_it_is, *(job for pair in pairs for job in pair)]
     made = makers.judged(jobs)
