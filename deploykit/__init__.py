@@ -12,6 +12,7 @@ loaded only by what needs them.
 | export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
 | compress | `PruneOptions`, `PruneRequest`, `PruneResult`, `run_prune`, `load_model` |
 | quantize | `QuantizeRequest`, `QuantizeResult`, `run_quantize` |
+| half precision | `HalfRequest`, `HalfResult`, `run_half` |
 | measure | `BenchRequest`, `Wanted`, `Plan`, `StopRules`, `BenchResult`, `measure` |
 | records | `Model`, `OnnxArtifact`, `Target`, `Measurement`, `Report` and what they are made of |
 | errors | `DeploykitError` and its kinds, `ExitStatus` |
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     )
     from deploykit.export.options import ExportOptions
     from deploykit.flow.export import ExportRequest, ExportResult, run_export
+    from deploykit.flow.half import HalfResult, run_half
+    from deploykit.flow.half_request import HalfRequest
     from deploykit.flow.measure import BenchRequest, measure
     from deploykit.flow.prune import PruneResult, run_prune
     from deploykit.flow.prune_request import PruneRequest
@@ -92,6 +95,8 @@ __all__ = [
     "ExportRequest",
     "ExportResult",
     "File",
+    "HalfRequest",
+    "HalfResult",
     "Io",
     "Machine",
     "Measurement",
@@ -127,6 +132,7 @@ __all__ = [
     "open_data",
     "parse_inputs",
     "run_export",
+    "run_half",
     "run_prune",
     "run_quantize",
     "train_recipe",
@@ -141,6 +147,8 @@ _HOMES = {
     "ExportOptions": "export.options",
     "ExportRequest": "flow.export",
     "ExportResult": "flow.export",
+    "HalfRequest": "flow.half_request",
+    "HalfResult": "flow.half",
     "Machine": "core.measurement",
     "Measurement": "core.measurement",
     "Plan": "bench.run",
@@ -168,6 +176,7 @@ _HOMES = {
     "open_data": "load.datasets",
     "parse_inputs": "load.inputs",
     "run_export": "flow.export",
+    "run_half": "flow.half",
     "run_prune": "flow.prune",
     "run_quantize": "flow.quantize",
     "train_recipe": "flow.train",

@@ -33,7 +33,7 @@ _QUANTIZING = {
 }
 _CALIBRATING = {"method": Said("For int8: how ranges of activations are chosen.", METHODS)}
 _LOWER = (
-    *("precision", "calibrate", "max_drop", "measure", "batch", "threads", "force"),
+    *("precision", "calibrate", "max_drop", "budget", "measure", "batch", "threads", "force"),
     *_QUANTIZING, *_CALIBRATING,
 )  # fmt: skip
 
@@ -64,6 +64,7 @@ _LOWER = (
 @click.option(
     "--max-drop", type=click.FloatRange(min=0), help="Points of accuracy on --val that may be lost."
 )
+@click.option("--budget", help="For int8: of the search for what meets --max-drop.  [default: 32]")
 @click.option(
     "--no-measure", "measure", flag_value=False, default=None, help="For int8: take no latencies."
 )

@@ -33,7 +33,7 @@ Examples:
 _MOST_FLOAT = 8
 _MOST_NOISY = 8
 _QUANTIZING = {
-    "target": Said("Whose integer kernels count.", TARGETS),
+    "target": Said("Whose kernels count; ort-cuda is for 16 bits.", (*TARGETS, "ort-cuda")),
     "samples": Said("Of --calibrate that are used, at most."),
     "at_once": Said("Samples in a batch of calibration."),
     "exclude": Said("Nodes or operators that stay float, such as 'head*'; may be given again."),
@@ -54,8 +54,13 @@ _CALIBRATING = {
 
 @click.command("quantize", epilog=_EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--calibrate", required=True, help="Data that shows the ranges of activations.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="[default: build/NAME-int8]")
+@click.option("--calibrate", default="", help="Data that shows the ranges; fp16 can do without.")
+@click.option(
+    "--precision", default="int8", show_default=True, help="Or fp16 or bf16, for GPU targets."
+)
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), help="[default: build/NAME-PRECISION]"
+)
 @options_of(QuantizeOptions, _QUANTIZING)
 @options_of(CalibrationOptions, _CALIBRATING)
 @click.option("--val", default="", help="Data that the loss of accuracy is judged on.")
@@ -82,6 +87,7 @@ _CALIBRATING = {
 def command(
     model: Path,
     calibrate: str,
+    precision: str,
     output: Path | None,
     val: str,
     evaluation: str,
@@ -99,6 +105,8 @@ def command(
 ) -> None:
     """Turn a float ONNX MODEL into INT8: QuantizeLinear and DequantizeLinear where they help.
 
+    Or, with --precision, into fp16 or bf16 for a GPU: half.json says what stayed float32 and why.
+
     MODEL is an artifact of ours or any .onnx file. The folder holds model.onnx, artifact.json,
     ranges.json (what calibration found), quantization.json (what is in integers and how noisy, why
     the rest is not, and what was tried) and report.json.
@@ -108,12 +116,19 @@ def command(
     than their floats stay float, too. What is slower than MODEL all the same, or loses too much
     whatever was tried, is not handed over: the exit status is then 1.
     """
+    from deploykit.cli.half import convert
+    from deploykit.flow.precision import INT8, QUANTIZE, lower_of
     from deploykit.flow.quantize import QuantizeRequest, run_quantize
 
     name = model.absolute().parent.name if model.name == "artifact.json" else model.stem
+    out = output or Path("build") / f"{name}-{precision}"
+    lower_of({"precision": precision, "calibrate": calibrate}, QUANTIZE)
+    if precision != INT8:
+        convert(out, click.get_current_context().params)
+        return
     request = QuantizeRequest(
         source=model,
-        out=output or Path("build") / f"{name}-int8",
+        out=out,
         calibrate=calibrate,
         changes=given_of(given, {**_QUANTIZING, **_CALIBRATING}),
         val=val,

@@ -17,7 +17,7 @@ from deploykit.core.report import Report
 from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
 from deploykit.flow.folders import OURS, REPORT_NAME, check_free, writing_folder
-from deploykit.flow.half_proof import HalfRequest, Proof
+from deploykit.flow.half_proof import Proof
 from deploykit.flow.half_record import HALF, HALF_NAME, Half, HalfRow
 from deploykit.flow.splits import open_splits
 from deploykit.flow.tables import options_from
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploykit.core.types import OnnxArtifact, TensorSpec
+    from deploykit.flow.half_request import HalfRequest
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Array, Data
     from deploykit.quantize.half.convert import Halved
@@ -71,6 +72,10 @@ def run_half(request: HalfRequest, progress: Progress = silent) -> HalfResult:
     table = {**request.changes, "precision": request.precision}
     options = options_from(table, HalfOptions, request.precision)
     original = load_artifact(request.source)
+    if request.max_drop is not None and not request.val:
+        raise BadInputError(
+            "a limit on the loss of accuracy (max_drop) needs data to judge it on: add --val"
+        )
     splits = open_splits(request.val, request.eval)
     data = open_data(request.calibrate) if request.calibrate else None
     for one in ([data] if data else []) + list(splits.named.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.core.progress import Progress
     from deploykit.core.types import OnnxArtifact, Option
+    from deploykit.flow.half_request import HalfRequest
     from deploykit.load.data import Array, Data
     from deploykit.quantize.half.convert import Halved
     from deploykit.quantize.half_options import HalfOptions
@@ -35,37 +36,6 @@ LIMITS = {"fp16": 1e-2, "bf16": 5e-2}
 """The largest difference that passes, over the largest magnitude of the output."""
 _RUNTIME = "ort-cpu"
 _EXACT: Mapping[str, Option] = {"optimization": "disable"}
-
-
-@dataclass(frozen=True, slots=True)
-class HalfRequest:
-    """Everything that a conversion is asked for.
-
-    Attributes:
-        source: a float32 ONNX artifact: a folder or a file.
-        out: the folder to make.
-        precision: "fp16" or "bf16".
-        calibrate: data that shows the ranges of activations, or "" for rules alone.
-        changes: fields of `HalfOptions` that are not the default.
-        val: data that parity runs on and the loss of accuracy is judged on, or "".
-        eval: data that only reports, or "".
-        metric: how data is scored, or "" for the usual one of its labels.
-        max_drop: points on `val` that may be lost; `None` only reports.
-        limit: on the relative difference, or `None` for the one in `LIMITS`.
-        overwrite: whether an artifact at `out` may be replaced.
-    """
-
-    source: Path
-    out: Path
-    precision: str = "fp16"
-    calibrate: str = ""
-    changes: Mapping[str, Option] = field(default_factory=dict)
-    val: str = ""
-    eval: str = ""
-    metric: str = ""
-    max_drop: float | None = None
-    limit: float | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

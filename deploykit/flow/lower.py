@@ -14,7 +14,7 @@ from deploykit.flow.cache import key_of
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.half import FILES as HALF_FILES
 from deploykit.flow.half import run_half
-from deploykit.flow.half_proof import HalfRequest
+from deploykit.flow.half_request import HalfRequest
 from deploykit.flow.half_record import HALF, HALF_NAME, Half
 from deploykit.flow.precision import INT8
 from deploykit.flow.quantize import FILES, QuantizeRequest, run_quantize
@@ -77,6 +77,7 @@ class Lowering:
             eval=self.eval,
             metric=self.metric,
             max_drop=loop.max_drop,
+            budget=loop.budget,
             measure=loop.measure,
             batch=loop.batch,
             threads=loop.threads,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError, nearest
+from deploykit.flow.budget import DEFAULT_BUDGET
 from deploykit.flow.tables import options_from
 from deploykit.quantize.calibration_options import CalibrationOptions
 from deploykit.quantize.half_options import HALVES, HalfOptions
@@ -24,6 +25,7 @@ FLOAT, INT8 = "fp32", "int8"
 PRECISIONS = (FLOAT, INT8, *HALVES)
 COMMAND = "export"
 STAGE = "stage quantize"
+QUANTIZE = "quantize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class LowerLoop:
         precision: "int8", "fp16" or "bf16".
         calibrate: data that shows the ranges of activations, or "".
         max_drop: points on `val` that may be lost; `None` only reports.
+        budget: for int8: of the search for what meets `max_drop`: evaluations, or a time ("10m").
         measure: for int8: whether the latency is compared with the float network's.
         batch: for int8: of that measurement; `None` takes the smallest.
         threads: for int8: of it; `None` leaves it to the runtime.
@@ -43,6 +46,7 @@ class LowerLoop:
     precision: str = INT8
     calibrate: str = ""
     max_drop: float | None = None
+    budget: str = DEFAULT_BUDGET
     measure: bool = True
     batch: int | None = None
     threads: int | None = None
@@ -80,7 +84,7 @@ def lower_of(table: Mapping[str, Option], where: str) -> Lower | None:
 
     Args:
         table: by the names of fields; `precision` may be left out in a stage, and is int8 then.
-        where: `COMMAND` or `STAGE`, for errors.
+        where: `COMMAND`, `QUANTIZE` (the command) or `STAGE`, for errors.
 
     Raises:
         BadInputError: an unknown precision or key (with the nearest), a value that cannot be, an
@@ -92,6 +96,8 @@ def lower_of(table: Mapping[str, Option], where: str) -> Lower | None:
         raise BadInputError(
             f"{where}: there is no precision {precision!r}{nearest(precision, PRECISIONS)}"
         )
+    if precision == FLOAT and where == QUANTIZE:
+        raise BadInputError(f"{where}: fp32 is what comes in: give int8, fp16 or bf16")
     _check_keys(given, precision, where)
     if precision == FLOAT:
         return None

@@ -65,6 +65,37 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "deploykit: error: nothing.onnx does not exist\n"
 
 
+def test_half_precision_is_one_option(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", "net.onnx", "--precision", "fp16", "--target", "ort-cuda"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    assert lines[0].startswith("build/net-fp16: ONNX, ")
+    assert lines[1] == "  7 of 7 nodes in fp16 for ort-cuda"
+    assert lines[2].endswith("latency is the target's to say: deploykit bench on the device")
+    assert (place / "build" / "net-fp16" / "half.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--precision", "fp61"], "there is no precision 'fp61'; did you mean 'fp16'?"),
+        (["--precision", "fp32"], "quantize: fp32 is what comes in: give int8, fp16 or bf16"),
+        (["--precision", "fp16", "--method", "mse"], "--method goes with --precision int8, and"),
+        (["--precision", "fp16", "--no-measure"], "--no-measure goes with --precision int8, and"),
+        (["--precision", "bf16", "--target", "ort-cpu"], "'ort-cpu' gains nothing from bf16: its"),
+        (["--precision", "fp16", "--max-drop", "1"], "needs data to judge it on: add --val"),
+        ([], "int8 needs data that shows the ranges of activations, such as --calibrate"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quantize", "net.onnx", *options]) == 2
+    complaint = capsys.readouterr().err
+    assert says in complaint
+    assert complaint.count("\n") == 1
+
+
 def test_a_device_needs_no_torch() -> None:
     code = (
         "import sys; from deploykit.cli.main import main; "

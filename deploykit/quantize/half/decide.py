@@ -91,10 +91,20 @@ class _Deciding:
     def keep_large(self) -> None:
         """Leave whatever touches a value that does not fit."""
         for name, why in self._unfit():
-            maker = self.graph.producer(name)
-            for node in ([maker] if maker is not None else []) + self.graph.readers(name):
+            maker, readers = self.graph.producer(name), self.graph.readers(name)
+            if self._is_small(name):
+                readers = [node for node in readers if not self._drowns(node)]
+                maker = maker if readers or name in self.graph.kept else None
+            for node in ([maker] if maker is not None else []) + readers:
                 if self.ports[node.name].there:
                     self.keep(node, why)
+
+    def _is_small(self, name: str) -> bool:
+        return 0 < (self.known.top(name) or 0.0) < self.known.form.least
+
+    def _drowns(self, node: onnx.NodeProto) -> bool:
+        """Whether a node adds what is small to something that is not: then no bit of it counts."""
+        return node.op_type in rules.ADDS and not self._is_small(node.output[0])
 
     def _unfit(self) -> Iterator[tuple[str, str]]:
         form = self.known.form
@@ -102,7 +112,7 @@ class _Deciding:
             top = self.known.top(name) or 0.0
             if top * HEADROOM > form.largest:
                 yield name, f"{name} reaches {top:.3g}; {form.word} ends at {form.largest:.5g}"
-            elif 0 < top < form.least:
+            elif self._is_small(name):
                 yield name, f"{name} is at most {top:.3g}, where {form.word} loses precision"
         if not self.known.ranges:
             yield from self._huge()

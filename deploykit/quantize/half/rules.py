@@ -62,6 +62,8 @@ BOUNDS = frozenset({"Clip", "Max", "Min"})
 CARRIES = frozenset({"Add", "Concat", "Max", "Mean", "Mul", "Neg", "Pad", "Sub", "Sum", "Where"})
 """What a huge constant goes through unchanged, or larger."""
 
+ADDS = frozenset({"Add", "Sub", "Sum"})
+
 MOVES = frozenset({
     "Compress", "Concat", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather",
     "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "ReverseSequence",
