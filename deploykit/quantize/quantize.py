@@ -14,12 +14,14 @@ from deploykit.quantize.adjust.before import Rescaled, equalise, smooth
 from deploykit.quantize.adjust.walk import alive_bytes
 from deploykit.quantize.calibrate.calibrate import Memory, calibrate, wanted_of
 from deploykit.quantize.calibrate.observe import observer
+from deploykit.quantize.graph.values import Graph
 from deploykit.quantize.graph.wiring import Wiring
 from deploykit.quantize.options import SMOOTH_OFF
 from deploykit.quantize.place.decide import decide
 from deploykit.quantize.place.emit import emit
 from deploykit.quantize.place.saturation import resolved
 from deploykit.quantize.place.targets import placement_named
+from deploykit.quantize.prepare.depthwise import as_depthwise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -137,7 +139,7 @@ def rescaled(
     threads: int = 0,
     progress: Progress = silent,
 ) -> Rescaled:
-    """What `equalise` and `smooth` ask for, before calibration: other weights, the same function.
+    """What the target, `equalise` and `smooth` ask for, before calibration: the same function.
 
     Args:
         prepared: the float graph; not changed.
@@ -149,6 +151,7 @@ def rescaled(
     Raises:
         BadInputError: there is no batch, or a value is no number.
     """
+    prepared = _suited(prepared, options)
     found = Rescaled(prepared)
     sizes = _sizes(prepared, options.at_once)
     if options.equalise:
@@ -167,12 +170,19 @@ def rescaled(
     return found
 
 
+def _suited(prepared: Prepared, options: QuantizeOptions) -> Prepared:
+    """With what the target has faster kernels for in place of what it has none for."""
+    graph = Graph(prepared.model, prepared.folder)
+    made = as_depthwise(graph, _placement(options).depthwise)
+    return replace(prepared, model=graph.whole()) if made else prepared
+
+
 def quantize(
     prepared: Prepared,
     options: QuantizeOptions,
     ranges: Mapping[str, Range],
     excluded: Sequence[str] = (),
-    batches: Iterable[Mapping[str, Array]] = (),
+    batches: Iterable[Mapping[str, Array]] | None = None,
     *,
     threads: int = 0,
     progress: Progress = silent,
@@ -184,7 +194,7 @@ def quantize(
         options: of quantization.
         ranges: by the name of the value.
         excluded: names of nodes that stay float.
-        batches: inputs by name, read once; only for `rounding` and `bias_correction`.
+        batches: inputs by name, read once; without them nothing is rounded anew or corrected.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told at every layer that is adjusted.
 
@@ -203,7 +213,7 @@ def quantize(
     model = emit(prepared.model, _placement(options), decision, ranges, prepared.folder)
     used = tuple(one for name, one in ranges.items() if name in decision.wanted)
     adjusted = Adjusted()
-    if options.bias_correction or options.rounding != "nearest":
+    if batches is not None and (options.bias_correction or options.rounding != "nearest"):
         adjusted = adjust(
             prepared,
             model,

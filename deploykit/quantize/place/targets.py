@@ -108,6 +108,7 @@ class Placement:
         residual: whether the sum of a convolution and something else wants that other input
             quantized and the convolution's result not.
         same_scale: operators whose inputs and output want one common scale.
+        depthwise: operators that are faster as depthwise convolutions.
         per_channel: whether weights have a scale for each output channel.
         weight_range: how the end of a weight's grid is chosen: "max" or "mse".
     """
@@ -121,6 +122,7 @@ class Placement:
     weight_bits: int = 8
     residual: bool = False
     same_scale: frozenset[str] = field(default_factory=frozenset)
+    depthwise: frozenset[str] = field(default_factory=frozenset)
     per_channel: bool = True
     weight_range: str = "max"
 
@@ -156,6 +158,7 @@ ORT_CPU = Placement(
         "Resize": Rule(Role.MOVES, (0,), needs=picks_values),
         "Where": Rule(Role.JOINS, (1, 2), needs=finite_choice),
     },
+    depthwise=frozenset({"AveragePool", "BatchNormalization"}),
 )
 
 TENSORRT = Placement(
