@@ -8,6 +8,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.flow.quantize_rank import ranked
 from deploykit.flow.quantize_record import TryRow
@@ -86,7 +88,8 @@ def accuracy_control(work: Work, bench: Bench, purse: Purse, scratch: Path) -> C
             try:
                 artifact = work.written(work.made(trial), trial, Path(folder))
                 found = bench.lost(artifact)
-            except (BadInputError, CheckFailedError):
+            except (BadInputError, CheckFailedError, np.linalg.LinAlgError):
+                # Nothing is left to quantize, an output is NaN, or no rounding can be solved for.
                 if not purse.spent:  # what was asked for: the user has to know
                     raise
                 return NOTHING

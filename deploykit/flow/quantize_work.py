@@ -174,6 +174,11 @@ class Work:
                 rows += [row % count for row in range(size - len(rows))]
             yield feeds(self.data.batch(rows), inputs, self.data.name)
 
+    @property
+    def _gives_back(self) -> bool:
+        """Whether layers may go back to float after calibration."""
+        return self.searching or self.request.measure
+
     def _excluded(self, options: QuantizeOptions) -> tuple[str, ...]:
         from deploykit.quantize.quantize import excluded_nodes
 
@@ -216,7 +221,7 @@ class Work:
                 excluded=self._excluded(options),
                 threads=self.request.threads or 0,
                 progress=self.progress,
-                more=self._more(ready.prepared, options) if self.searching else (),
+                more=self._more(ready.prepared, options) if self._gives_back else (),
                 observers=kept.observer if serves else None,
             )
             if serves:
