@@ -17,7 +17,8 @@ demo: .venv/ready
 	$(BIN)/deploykit bench build/fashion_resnet models/fashion_resnet --batch 1 --threads 1 --min-count 600
 	$(BIN)/deploykit compress prune models/fashion_resnet --latency 0.7x --batch 1 --threads 1 --train 'fashion-mnist:train[:7000]' --epochs 4 --check --output build/fashion_resnet-pruned --overwrite
 	$(BIN)/deploykit export build/fashion_resnet-pruned --output build/fashion_resnet-small --overwrite
-	$(BIN)/deploykit bench build/fashion_resnet build/fashion_resnet-small --batch 1 --threads 1 --min-count 600
+	$(BIN)/deploykit quantize build/fashion_resnet-small --calibrate 'fashion-mnist:train[:512]' --val fashion-mnist:val --max-drop 0.5 --batch 1 --threads 1 --output build/fashion_resnet-int8 --overwrite
+	$(BIN)/deploykit bench build/fashion_resnet build/fashion_resnet-small build/fashion_resnet-int8 --batch 1 --threads 1 --min-count 600
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -6,10 +6,11 @@
 
 | room | what it has |
 | --- | --- |
-| `ranges`, `options`, `calibration_options` | the nouns: what was seen, what is asked for |
+| `ranges`, `options`, `calibration_options`, `half_options` | the nouns: what was seen, what is asked for |
 | `graph/` | an ONNX graph's values, constants and wiring; how it is written |
 | `prepare/` | any float file becomes a graph that quantizers fit into; what it computes stays |
 | `calibrate/` | data runs through it piece by piece; histograms; how a range is chosen |
+| `half/` | 16 bits in place of integers: which nodes stay float32, and why |
 | `place/` | tables by target: which nodes, which values; the quantizers and the integer weights |
 | `adjust/` | what makes integers accurate: equalised, smoothed, rounded and corrected weights |
 | `quantize` | all of it in a row |
