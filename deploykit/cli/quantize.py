@@ -43,7 +43,7 @@ _QUANTIZING = {
     "equalise": Said("Even out weights across layers first: for weights of one scale."),
     "smooth": Said("Outliers of activations into weights: off, auto, or an alpha from 0 to 1."),
     "rounding": Said("Of weights.", ROUNDINGS),
-    "bias_correction": Said("Biases take back what integers move the mean by."),
+    "bias_correction": Said("Biases do not take back what integers move the mean by."),
 }
 _CALIBRATING = {
     "method": Said("How ranges of activations are chosen.", METHODS),
@@ -150,11 +150,13 @@ def command(
         print_json(result.report, REPORT)
     else:
         _print(result)
+        click.echo(f"next: deploykit bench {model} {result.artifact.folder}")
 
 
 def _print(result: QuantizeResult) -> None:
     from deploykit.cli.export import print_checks
     from deploykit.cli.units import bytes_text
+    from deploykit.core.report import Verdict
 
     layers = result.quantization.layers
     left = [row for row in layers if row.kept_float]
@@ -173,6 +175,9 @@ def _print(result: QuantizeResult) -> None:
         click.echo(f"  {one.node} ({one.op}): {one.why}")
     _print_noise([row for row in layers if row.snr_db is not None])
     print_checks(result.report)
+    for check in result.report.checks:
+        if check.verdict is not Verdict.PASSED and check.advice:
+            click.echo(f"{check.name}: {check.advice}")
 
 
 def _print_noise(rows: list[LayerRow]) -> None:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 _AFTER = frozenset({"exclude", "weight_range", "rounding", "bias_correction"})
 """Options that neither the float graph nor its ranges depend on."""
 
+_MOST_READY = 3
+"""Adjusted float graphs that are kept: each may have weights of its own."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
@@ -196,6 +199,8 @@ class Work:
             adjusted = rescaled(
                 self.prepared, options, self.batches, threads=threads, progress=self.progress
             )
+            while len(self._ready) >= _MOST_READY:
+                del self._ready[next(iter(self._ready))]
             found = self._ready[key] = _Ready(adjusted.prepared)
         return found
 

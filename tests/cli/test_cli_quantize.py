@@ -39,6 +39,7 @@ def test_a_network_is_quantized_and_told_about(
     assert lines[0].endswith("; 2 of 4 nodes in integers, ranges of 32 samples")
     assert "  head (Gemm) stays float: it is excluded" in lines
     assert "layer   operator  signal to noise  if quantized alone" in lines
+    assert lines[-1] == "next: deploykit bench net.onnx build/net-int8"
     assert any(line.startswith("first   Conv  ") and line.endswith(" dB") for line in lines)
     assert (place / "build" / "net-int8" / "model.onnx").is_file()
 
