@@ -11,6 +11,7 @@ from deploykit.flow.quantize_record import QUANTIZATION_NAME, RANGES_NAME
 from deploykit.flow.tables import options_from
 from deploykit.quantize.calibration_options import CalibrationOptions
 from deploykit.quantize.options import QuantizeOptions
+from deploykit.quantize.place.saturation import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +77,7 @@ class QuantizeRequest:
         mine = {name: value for name, value in given.items() if name not in known}
         theirs = {name: value for name, value in given.items() if name in known}
         return (
-            options_from(mine, QuantizeOptions, "quantize"),
+            resolved(options_from(mine, QuantizeOptions, "quantize")),
             options_from(theirs, CalibrationOptions, "quantize"),
         )
 
