@@ -15,8 +15,7 @@ from benchmarks import int8_float, packages
 from benchmarks.int8_one import NNCF, ORT, OURS, Job, ask
 from benchmarks.peers import int8_packages
 from benchmarks.result import Figure, Result
-from benchmarks.turns import in_turns
-from deploykit.bench.machine import machine_facts
+from benchmarks.turns import has_vnni, in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +31,6 @@ _LEAST = {"resnet50": 3.0}
 _FASHION = "fashion_resnet"
 _NETWORKS = ("resnet50", "mobilenet_v2", "deit_tiny_patch16_224", _FASHION)
 _TRANSFORMERS = ("deit_tiny_patch16_224",)
-_INTEGER_SETS = ("avx512_vnni", "avx_vnni", "amx_int8")
 _IMAGES = 32  # for calibration: more change ranges, not times
 _SEED = 0
 _PROCESSES, _ROUNDS = 7, 12
@@ -99,7 +97,7 @@ def _calibration(name: str, folder: Path) -> str:
 def _figures(name: str, labels: list[str], times: Times, *, judged: bool) -> Iterator[Figure]:
     for which, label in enumerate(labels):
         yield Figure(f"{name}: {label}", times.median_ns(which) / 1e6, "ms")
-    least = _LEAST.get(name) if judged and _has_integer_sets() else None
+    least = _LEAST.get(name) if judged and has_vnni() else None
     for which, label in enumerate(labels[1:], 1):
         faster = times.compared(0, which)
         mine = label == OURS and least is not None
@@ -122,7 +120,3 @@ def _figures(name: str, labels: list[str], times: Times, *, judged: bool) -> Ite
         "1 within the interval, or more" if judged else "",
         met=not judged or ours.high >= 1,
     )
-
-
-def _has_integer_sets() -> bool:
-    return not set(_INTEGER_SETS).isdisjoint(machine_facts().instruction_sets)

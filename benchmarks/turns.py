@@ -23,8 +23,10 @@ import numpy as np
 
 from benchmarks.packages import ROOT
 from deploykit.bench import timing
+from deploykit.bench.machine import machine_facts
 from deploykit.check.intervals import mean_interval
 
+_INTEGER_SETS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _TURN_NS, _LEAD_IN_NS = 60_000_000, 15_000_000
 
 
@@ -90,6 +92,11 @@ def in_turns(artifacts: list[Path], *, processes: int, rounds: int) -> Times:
     """
     names = tuple(str(path.absolute()) for path in artifacts)
     return Times(tuple(_child(Job(names, rounds, seed)) for seed in range(processes)))
+
+
+def has_vnni() -> bool:
+    """Whether this machine multiplies 8-bit integers four at a time: VNNI, or AMX."""
+    return not _INTEGER_SETS.isdisjoint(machine_facts().instruction_sets)
 
 
 def _child(job: Job) -> tuple[tuple[float, ...], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import chain, int8_accuracy, int8_one, int8_speed, turns
+from benchmarks import chain, chain_made, int8_accuracy, int8_one, int8_speed, turns
 from benchmarks.fine_tuned import OURS, PEER, Budget
 from benchmarks.int8_one import FLOAT, NNCF, ORT, Job, Made, make
 from benchmarks.peers import int8_nncf, int8_ort, int8_packages
@@ -115,33 +114,35 @@ def test_slower_than_the_fastest_peer_falls_short(ours: float, met: bool) -> Non
     assert figures[-1].met == met
 
 
-def _chains(tmp_path: Path) -> chain._Chains:
-    return replace(chain._Chains.of_here(quick=False), until=0.0)
+def test_a_chain_is_chosen_on_val_and_judged_on_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "has_vnni", lambda: True)
 
+    def entry(label: str, made: Made, *, ours: bool, rounded: bool = False) -> chain_made.Entry:
+        return chain_made.Entry(label, ours, rounded, tmp_path, made)
 
-def test_a_chain_is_chosen_on_val_and_judged_on_test(tmp_path: Path) -> None:
-    entries = [
-        (1, chain.Entry("fast", True, tmp_path, Made((bytes(10), _made(600).right[1])))),
-        (2, chain.Entry("keeps", True, tmp_path, _made(640))),
-        (3, chain.Entry("slow", True, tmp_path, _made(600))),
+    ours = [
+        (1, entry("fast", Made((bytes(10), _made(600).right[1])), ours=True)),
+        (2, entry("keeps", _made(640), ours=True)),
+        (3, entry("slow", _made(600), ours=True)),
     ]
-    times = turns.Times((((60.0, 5.0, 10.0, 20.0, 15.0),),) * 3)
+    peers = [
+        (4, entry("rounded", _made(600), ours=False, rounded=True)),
+        (5, entry("plain", _made(600), ours=False)),
+    ]
+    times = turns.Times((((60.0, 5.0, 10.0, 20.0, 12.0, 15.0),),) * 3)
 
-    which, one = chain._chosen(_made(600), times, entries)
-    figures = list(
-        chain._verdict(
-            _made(600), times, (which, one), (4, chain.Entry("peer", False, tmp_path, _made(600))),
-            judged=True,
-        )
-    )  # fmt: skip
+    chosen = chain._chosen(_made(600), times, ours)
+    figures = list(chain._verdict(_made(600), times, chosen, peers, judged=True))
 
-    assert one.label == "keeps"
-    assert [round(figure.value, 6) for figure in figures] == [0.4, 6.0, 1.5]
-    assert all(figure.met for figure in figures)
+    assert chosen[1].label == "keeps"
+    assert [round(figure.value, 6) for figure in figures] == [0.4, 6.0, 1.2, 1.5]
+    assert [figure.met for figure in figures] == [True, True, False, True]
 
 
 def test_jobs_of_the_chain_have_names_of_their_own() -> None:
-    jobs = chain._Chains.of_here(quick=False).jobs()
+    jobs = chain_made.Chains.of_here(quick=False).jobs()
 
     assert len({job.key for job in jobs}) == len(jobs)
     assert {job.tool for job in jobs} == {OURS, PEER}
@@ -166,7 +167,7 @@ def test_a_failed_installation_of_the_peers_is_told_in_one_line(
 
 
 def test_the_peers_have_the_ways_that_are_asked_for() -> None:
-    assert {way for _, way in chain._WAYS} <= set(int8_ort.WAYS) | set(int8_nncf.WAYS)
+    assert {way for _, way in chain_made.WAYS} <= set(int8_ort.WAYS) | set(int8_nncf.WAYS)
     assert set(int8_accuracy._WAYS[ORT]) == set(int8_ort.WAYS)
     assert "transformer" not in int8_accuracy._WAYS[NNCF]
 
