@@ -9,8 +9,9 @@ from deploykit.core.errors import BadInputError
 from deploykit.quantize.graph.values import Graph, names_once
 from deploykit.quantize.half.decide import decide
 from deploykit.quantize.half.emit import emit
-from deploykit.quantize.half.formats import FORMATS
+from deploykit.quantize.half.formats import BF16, FORMATS
 from deploykit.quantize.half.known import Known
+from deploykit.quantize.half.opset import raise_to_bf16
 from deploykit.quantize.half.simulate import simulate
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def known_of(
         BadInputError: a custom operator makes something that nobody declared the type of.
     """
     graph = Graph(prepared.model, prepared.folder)
+    if options.precision == BF16.name:
+        raise_to_bf16(graph)
     known = Known.of(graph, FORMATS[options.precision], options.target, ranges or {})
     for node in graph.nodes:
         for name in node.output:

@@ -110,7 +110,7 @@ class _Raiser:
             body.node.extend(copies)
         if node.op_type == "Scan" and self._old < _SCAN_CHANGED:
             raise self._stands_in_the_way(node)
-        if node.op_type in _SAME or _signature(node, self._old) == _signature(node, OPSET):
+        if node.op_type in _SAME or signature(node, self._old) == signature(node, OPSET):
             return [node]
         return self._converted(node)
 
@@ -187,7 +187,7 @@ class _Raiser:
         )
 
 
-def _signature(node: onnx.NodeProto, opset: int) -> object:
+def signature(node: onnx.NodeProto, opset: int) -> object:
     """What a node's inputs, outputs and attributes mean in an opset; `None` where it has none."""
     from onnx import defs
 
