@@ -14,7 +14,7 @@ from deploykit.core.progress import silent
 from deploykit.quantize.calibration_options import CalibrationOptions
 from deploykit.quantize.options import QuantizeOptions
 from deploykit.quantize.prepare.prepare import prepare
-from deploykit.quantize.quantize import Quantized, quantize, ranges_of
+from deploykit.quantize.quantize import Quantized, quantize, ranges_of, rescaled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +42,8 @@ def weights(*shape: int, seed: int = 1) -> NDArray[Any]:
 
 def quantized(model: onnx.ModelProto, *feeds: Arrays, target: str = "ort-cpu") -> Quantized:
     """Calibrated on what it is asked afterwards."""
-    prepared = prepare(model)
     options = QuantizeOptions(target=target, weight_bits="8")
+    prepared = rescaled(prepare(model), options, lambda: iter(feeds), threads=1).prepared
     found = ranges_of(
         prepared, options, CalibrationOptions(), iter(feeds), threads=1, progress=silent
     )
@@ -160,6 +160,33 @@ def test_depthwise_layers_without_activations(
 
     assert not {node.op_type for node in runs(made.model, tmp_path).node} & PRODUCTS
     assert np.isfinite(run(made.model, X)[0]).all()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_joined_and_normed(
+    target: str, make_model: MakeModel, run: Run, tmp_path: Path
+) -> None:
+    model = make_model(
+        f"""{IMAGE} {{ a = Conv<pads=[1,1,1,1]>(x, wa) b = Concat<axis=1>(x, a)
+            c = BatchNormalization(b, scale, shift, mean, variance) d = Relu(c) e = Conv(d, we)
+            f = Concat<axis=1>(a, e) g = AveragePool<kernel_shape=[2,2], strides=[2,2]>(f)
+            y = Conv(g, wy) }}""",
+        {
+            "wa": weights(4, 4, 3, 3), "we": weights(4, 8, 1, 1), "wy": weights(4, 8, 1, 1),
+            "scale": normal(8), "shift": normal(8, seed=2), "mean": normal(8, seed=3),
+            "variance": (8,),
+        },
+    )  # fmt: skip
+    made = quantized(model, X, target=target)
+
+    (found,), (expected,) = run(made.model, X), run(model, X)
+
+    assert snr_db(found, expected) > 25
+    if target == "ort-cpu":
+        left = [node.op_type for node in runs(made.model, tmp_path).node]
+        assert not set(left) & (PRODUCTS | {"AveragePool", "BatchNormalization", "Concat"})
+        assert left.count("QuantizeLinear") == 1
+        assert left.count("DequantizeLinear") == 1
 
 
 def test_several_inputs_of_different_sizes(make_model: MakeModel, run: Run, tmp_path: Path) -> None:

@@ -2,8 +2,17 @@
 
 A runtime replaces a node between DequantizeLinear and QuantizeLinear by an integer kernel where
 it has one; a pair around any other node costs time and gains nothing. The tables say where it has
-one. Sources: for ONNX Runtime what its optimiser (1.32, CPU provider) leaves of a graph with one
-such node, which `tests/quantize` asks again; for TensorRT the guide to explicit quantization.
+one. For ONNX Runtime they are what its optimiser (1.32, CPU provider) leaves of a graph with one
+such node, which `tests/quantize` asks again. It has none of ConvTranspose, ReduceMean, Resize that
+interpolates, Pad, Sub, Div, Max, Gelu, HardSigmoid, HardSwish, Tanh, PRelu, and of no norm; nor of
+products of *signed* activations on x86, which are computed in float or, Gemm, in four times the
+time. Its integer Softmax took five times the float one's time and is left out.
+
+For TensorRT they follow the guide to explicit quantization (Developer Guide, "Q/DQ Layer-Placement
+Recommendations"): inputs of what computes are quantized, results are not; the input of a residual
+sum that is not the convolution's is; sums with constants, and products of two activations, are left
+to its fusions, as NVIDIA's ModelOpt leaves them. What an engine made of it was read from the
+builder's list of layers (TensorRT-RTX 1.7 for Ampere, which has no INT8 kernel of ConvTranspose).
 """
 
 from __future__ import annotations
