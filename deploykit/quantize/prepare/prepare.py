@@ -23,6 +23,7 @@ from deploykit.quantize.prepare.fold_constants import (
 )
 from deploykit.quantize.prepare.fold_norms import fold_norms, norms_left
 from deploykit.quantize.prepare.fuse_biases import fuse_biases
+from deploykit.quantize.prepare.fuse_pads import fuse_pads
 from deploykit.quantize.prepare.opset import opset_of, raise_opset
 from deploykit.quantize.prepare.pool_means import pool_means
 from deploykit.quantize.prepare.refusals import refuse_other_types, refuse_quantized
@@ -82,6 +83,7 @@ def prepare(model: onnx.ModelProto, folder: Path | None = None) -> Prepared:
     drop_identities(graph)
     refuse_other_types(graph)
     _declare(graph)
+    fuse_pads(graph)
     biases = fuse_biases(graph)
     folded = fold_norms(graph)
     pooled = pool_means(graph)
