@@ -12,4 +12,5 @@ NAMES = (
     "int8_accuracy",
     "int8_speed",
     "chain",
+    "half_precision",
 )

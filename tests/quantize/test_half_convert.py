@@ -338,6 +338,25 @@ MASK = """g (float[N, 8] x, bool[N, 8] mask) => (float[N, 8] y) {
 }"""
 
 
+def test_an_angle_is_exact_from_where_it_comes() -> None:
+    text = """g (float[N, 8] x) => (float[N, 8] y) {
+        a = Mul(x, k)
+        b = Transpose <perm = [0, 1]> (a)
+        c = Sin(b)
+        y = MatMul(c, w)
+    }"""
+    model = network(text, k=3000.0, w=weight(8, 8))
+    made = converted(model)
+
+    assert kept(made)["Mul_a"] == "Sin Sin_c needs its angle exact"
+    assert kept(made)["Sin_c"].startswith("a large angle would be off by whole turns; --calib")
+    assert "MatMul_y" not in kept(made)
+    agrees(model, made, feed(5, 8))
+    large = kept(converted(model, dict.fromkeys("abx", 9000.0)))
+    assert large["Sin_c"] == "angles of 9e+03 would be off by 4.4"
+    assert kept(converted(model, dict.fromkeys("abx", 3.0))) == {}
+
+
 def test_a_huge_mask_keeps_what_it_reaches() -> None:
     model = network(MASK, w=weight(8, 8), low=np.float32(-3.4e38))
     made = converted(model)

@@ -66,7 +66,7 @@ def decide(known: Known, exclude: Collection[str] = ()) -> Decision:
         elif why := why_not(node, ports[node.name], known):
             work.keep(node, why)
     work.keep_large()
-    work.keep_what_leads_to_zero()
+    work.keep_what_leads_there()
     work.keep_between()
     return Decision(ports, work.kept)
 
@@ -138,25 +138,33 @@ class _Deciding:
         values = np.asarray(self.graph.array(name), np.float64)
         return self.known.form.too_large(float(np.abs(values[np.isfinite(values)]).max(initial=0)))
 
-    def keep_what_leads_to_zero(self) -> None:
-        """Leave what computes the argument of an operator that magnifies rounding near zero."""
+    def keep_what_leads_there(self) -> None:
+        """Leave what computes an angle, or the argument of what magnifies rounding near zero."""
         for node in reversed(self.graph.nodes):
-            place = rules.NEAR_ZERO.get(node.op_type)
-            if place is None or node.name not in self.kept or place >= len(node.input):
+            if node.name not in self.kept:
                 continue
-            why = f"{node.op_type} {node.name} magnifies what it would lose"
-            todo, seen = [str(node.input[place])], set[str]()
-            while todo:
-                name = todo.pop()
-                maker = self.graph.producer(name)
-                if name in seen or maker is None or not self.ports[maker.name].there:
-                    continue
-                seen.add(name)
-                if maker.op_type in rules.LEADS:
-                    self.keep(maker, why)
-                    todo += self._behind(maker)
-                elif maker.op_type in rules.MOVES:
-                    todo.append(maker.input[0])
+            if node.op_type in rules.ANGLES:
+                self._keep_before(node, node.input[0], rules.TURNS, "needs its angle exact")
+            place = rules.NEAR_ZERO.get(node.op_type)
+            if place is not None and place < len(node.input):
+                why = "magnifies what it would lose"
+                self._keep_before(node, node.input[place], rules.LEADS, why)
+
+    def _keep_before(
+        self, node: onnx.NodeProto, name: str, leads: Collection[str], why: str
+    ) -> None:
+        todo, seen = [name], set[str]()
+        while todo:
+            name = todo.pop()
+            maker = self.graph.producer(name)
+            if name in seen or maker is None or not self.ports[maker.name].there:
+                continue
+            seen.add(name)
+            if maker.op_type in leads:
+                self.keep(maker, f"{node.op_type} {node.name} {why}")
+                todo += self._behind(maker) if leads is rules.LEADS else maker.input
+            elif maker.op_type in rules.MOVES:
+                todo.append(maker.input[0])
 
     def _behind(self, node: onnx.NodeProto) -> list[str]:
         """Inputs of such a node that lead there, too: up to a square, and the difference in it."""

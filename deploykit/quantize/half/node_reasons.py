@@ -47,7 +47,6 @@ def _by_kind(node: onnx.NodeProto, ports: Ports, known: Known) -> str:
     if name in rules.NO_KERNEL.get((form.name, target), ()):
         return f"{target} has no {form.word} kernel for it"
     tables = (
-        (rules.ANGLES, "a large angle would be off by whole turns"),
         (rules.PLACES, "coordinates need more digits"),
         (rules.DRAWS, "the type that it makes is written in it"),
         (rules.LOGS, "it magnifies what is lost near zero"),
@@ -114,11 +113,22 @@ def _by_range(node: onnx.NodeProto, known: Known) -> str:
         return _by_whole_numbers(node, known)
     if name in rules.CHECKED_SUMS:
         return _by_sum(node, known)
+    if name in rules.ANGLES:
+        return _by_angle(node, known)
     if form.name == "bf16":  # float32's range
         return ""
     if name in rules.GROWS and node.output[0] not in known.ranges:
         return f"it may overflow {form.word}; --calibrate shows whether it does"
     return _by_zero(node, known)
+
+
+def _by_angle(node: onnx.NodeProto, known: Known) -> str:
+    """Whether rounding turns the largest angle by more than can be borne."""
+    top = known.top(node.input[0])
+    if top is None:
+        return "a large angle would be off by whole turns; --calibrate shows how large they are"
+    off = top * 2.0**-known.form.digits
+    return f"angles of {top:.3g} would be off by {off:.2g}" if off > rules.TURNED else ""
 
 
 def _by_zero(node: onnx.NodeProto, known: Known) -> str:

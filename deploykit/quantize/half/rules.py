@@ -20,6 +20,8 @@ CHECKED_SUMS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1"})
 ANGLES = frozenset({"Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh",
                     "Tan"})  # fmt: skip
 """A large angle in 16 bits is off by whole turns (position encodings, rotary embeddings)."""
+TURNED = 1e-2
+"""By how much an angle may be off, in radians."""
 
 PLACES = frozenset({"AffineGrid", "GridSample", "MaxRoiPool", "NonMaxSuppression", "Range",
                     "RoiAlign"})  # fmt: skip
@@ -53,6 +55,8 @@ LEADS = frozenset({
 })  # fmt: skip
 """What leads to such an input and is of no use in float16 then: variances, norms, their epsilon."""
 
+TURNS = LEADS | {"Div", "Einsum", "MatMul"}
+"""What leads to an angle."""
 ENDS = frozenset({"Abs", "Exp", "Pow", "ReduceL2", "ReduceSumSquare"})
 """Where that leading ends: what is squared or raised need be no better than its type."""
 STATISTICS = frozenset({"Exp", "Pow", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"})
