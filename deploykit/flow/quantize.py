@@ -37,7 +37,7 @@ from deploykit.flow.quantize_record import (
 from deploykit.flow.quantize_request import FILES, QuantizeRequest, QuantizeResult
 from deploykit.flow.quantize_search import Trial
 from deploykit.flow.quantize_speed import SLOWER, faster
-from deploykit.flow.quantize_work import Work, check_fits
+from deploykit.flow.quantize_work import Work, check_fits, unadjusted
 from deploykit.flow.side_by_side import RUNTIME
 from deploykit.flow.splits import open_splits
 from deploykit.load.artifacts import load_artifact, read_graph
@@ -133,10 +133,11 @@ class _Run:
 
     def _settle(self) -> None:
         """What ONNX Runtime has no integer kernel for, as it stands, is float in every trial."""
+        trial = unadjusted(Trial())
         for _ in range(_MOST_SETTLED):
-            made = self.work.made(Trial())
+            made = self.work.made(trial)
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                found = leftovers(self.work.written(made, Trial(), Path(folder)))
+                found = leftovers(self.work.written(made, trial, Path(folder)))
             blamed = {
                 name: one.why
                 for one in (*found.floats, *found.orphans)
@@ -148,7 +149,7 @@ class _Run:
             before = dict(self.work.settled)
             self.work.settled.update(blamed)
             try:
-                self.work.made(Trial())
+                self.work.made(trial)
             except BadInputError:  # nothing would be left: rather slow than nothing
                 self.work.settled = before
                 return

@@ -16,21 +16,20 @@ from typing import TYPE_CHECKING
 
 from deploykit.check.signal import Signal
 from deploykit.core.errors import BadInputError
+from deploykit.flow.quantize_work import unadjusted
 from deploykit.quantize.place.targets import Role
 from deploykit.runtimes.ort import CPU_PROVIDER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import onnx
 
-    from deploykit.core.types import Option
     from deploykit.flow.quantize_search import Trial
     from deploykit.flow.quantize_work import Made, Work
     from deploykit.load.data import Array
 
 _SAMPLES = 16
-_UNADJUSTED: Mapping[str, Option] = {"bias_correction": False, "rounding": "nearest"}
 
 
 def products(made: Made) -> tuple[str, ...]:
@@ -50,8 +49,7 @@ def ranked(work: Work, trial: Trial) -> tuple[str, ...]:
         work: what trials share.
         trial: whose layers.
     """
-    # What adjusts layers afterwards takes long, and changes little of which are the worst.
-    trial = replace(trial, changes={**trial.changes, **_UNADJUSTED})
+    trial = unadjusted(trial)
     made = work.made(trial)
     names = products(made)
     feeds = list(work.batches(_SAMPLES, _SAMPLES))
@@ -63,11 +61,10 @@ def ranked(work: Work, trial: Trial) -> tuple[str, ...]:
         try:
             alone = work.made(replace(trial, floats=(*trial.floats, *others)))
         except BadInputError:  # it is quantized beside others only
-            harm[name] = inf
+            harm[name] = 0.0
             continue
-        found = _outputs(work, alone, alone.quantized.model, feeds)
-        harm[name] = _decibels(wanted, found)
-    return tuple(sorted(names, key=lambda name: harm[name]))
+        harm[name] = _harm(wanted, _outputs(work, alone, alone.quantized.model, feeds))
+    return tuple(sorted(names, key=lambda name: -harm[name]))
 
 
 def _outputs(
@@ -90,12 +87,15 @@ def _outputs(
         ]
 
 
-def _decibels(wanted: Sequence[list[Array]], found: Sequence[list[Array]]) -> float:
-    """Signal to noise of all outputs together; what is no number is the worst."""
-    signal = Signal()
+def _harm(wanted: Sequence[list[Array]], found: Sequence[list[Array]]) -> float:
+    """Noise over signal, added up over the outputs: large numbers in one must not hide another.
+
+    What is no number is the worst.
+    """
+    sums = [Signal() for _ in wanted[0]]
     for outputs, rivals in zip(wanted, found, strict=True):
-        for value, rival in zip(outputs, rivals, strict=True):
-            signal.add(value, rival)
-    if not isfinite(signal.noise):
-        return -inf
-    return inf if signal.db is None else signal.db
+        for one, value, rival in zip(sums, outputs, rivals, strict=True):
+            one.add(value, rival)
+    if not all(isfinite(one.noise) for one in sums):
+        return inf
+    return sum(one.noise / one.signal for one in sums if one.signal > 0)

@@ -13,6 +13,7 @@ from deploykit.bench.by_layer import times_by_layer
 from deploykit.bench.profile import profile_nodes
 from deploykit.core.errors import BadInputError
 from deploykit.flow.quantize_rank import products
+from deploykit.flow.quantize_work import unadjusted
 from deploykit.load.artifacts import load_artifact
 from deploykit.quantize.graph.wiring import Wiring
 from deploykit.runtimes.ort import CPU
@@ -71,6 +72,7 @@ def faster(
     """
     from deploykit.quantize.graph.write import write_graph
 
+    trial = unadjusted(trial)
     made = work.made(trial)
     best = work.written(made, trial, _new(folder, "start")).model_path
     floats, *_ = write_graph(made.prepared.model, made.prepared.folder, folder / "float.onnx")

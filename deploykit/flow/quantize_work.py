@@ -6,7 +6,7 @@ histograms of one pass over the calibration data.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
@@ -249,6 +249,12 @@ class Work:
         ]
         wanted = (wanted_values(prepared, options, (*excluded, name)) for name in products)
         return {value for values in wanted for value in values}
+
+
+def unadjusted(trial: Trial) -> Trial:
+    """The same without what looks at layer by layer: it takes long, and moves no quantizer."""
+    changes = {**trial.changes, "bias_correction": False, "rounding": "nearest"}
+    return replace(trial, changes=changes)
 
 
 def check_fits(data: Data, artifact: OnnxArtifact) -> None:

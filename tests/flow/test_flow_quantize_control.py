@@ -13,11 +13,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
+from deploykit.core.progress import silent
 from deploykit.core.report import Verdict
 from deploykit.flow.quantize import QuantizeRequest, run_quantize
 from deploykit.flow.quantize_layers import GIVEN_BACK
+from deploykit.flow.quantize_rank import ranked
 from deploykit.flow.quantize_record import QUANTIZATION, QUANTIZATION_NAME, Quantization
+from deploykit.flow.quantize_search import Trial
+from deploykit.flow.quantize_work import Work
+from deploykit.load.artifacts import load_artifact, read_graph
 from deploykit.load.datasets import open_data
+from deploykit.quantize.prepare.prepare import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,6 +112,15 @@ def test_int8_breaks_it_and_the_search_gives_back_what_does(
     assert record == records.load(
         tmp_path / "mended" / QUANTIZATION_NAME, Quantization, QUANTIZATION
     )
+
+
+def test_a_large_output_does_not_hide_which_layers_do_harm(hard: QuantizeRequest) -> None:
+    """The network's second output is the huge channel itself, before which little is wrong."""
+    prepared = prepare(read_graph(hard.source), hard.source.parent)
+    data, artifact = open_data(hard.calibrate), load_artifact(hard.source)
+    work = Work(hard, artifact, prepared, data, silent, searching=True)
+
+    assert set(ranked(work, Trial())[:2]) == CULPRITS
 
 
 def test_too_much_lost_leaves_nothing_and_names_the_nearest(
