@@ -189,23 +189,6 @@ def test_what_is_joined_and_normed(
         assert left.count("DequantizeLinear") == 1
 
 
-def test_a_join_of_integers_and_floats(make_model: MakeModel, run: Run, tmp_path: Path) -> None:
-    model = make_model(
-        f"""{IMAGE} {{ a = Conv(x, wa) b = ConvTranspose(a, wb) c = Concat<axis=1>(a, b)
-            d = Conv(c, wd) e = Softmax(x) f = Sigmoid(e) g = Concat<axis=1>(e, f)
-            h = Conv(g, wd) y = Add(d, h) }}""",
-        {"wa": weights(4, 4, 1, 1), "wb": weights(4, 4, 1, 1), "wd": weights(4, 8, 1, 1)},
-    )
-    made = quantized(model, X)
-
-    (found,), (expected,) = run(made.model, X), run(model, X)
-
-    assert snr_db(found, expected) > 25
-    left = [node.op_type for node in runs(made.model, tmp_path).node]
-    assert left.count("QLinearConcat") == 1  # of `c`; nothing of `g` is there in integers
-    assert left.count("Concat") == 1
-
-
 def test_several_inputs_of_different_sizes(make_model: MakeModel, run: Run, tmp_path: Path) -> None:
     model = make_model(
         """(float[N,4,8,8] x, float[N,4,8,8] z, float[N,6] v) => (float[N,3] y) {

@@ -139,8 +139,7 @@ class _Deciding:
         if rule.needs is not None and (why := rule.needs(node, self.wiring)):
             return why
         floats = [name for name in activations if name not in self.integers]
-        enough = rule.stands_alone or (rule.mixed and len(floats) < len(activations))
-        if floats and not enough:
+        if floats and not rule.stands_alone:
             return f"{floats[0]} is float"
         return "" if rule.weight is None else self._against_weight(node, rule, rule.weight)
 

@@ -85,7 +85,6 @@ class Rule:
         out: what becomes of the result.
         needs: why the kernel does not take a node, or ""; `None` where it takes all.
         alone: of what computes: whether it is worth it between floats, too.
-        mixed: of what joins: whether one operand that is there in integers is enough.
     """
 
     role: Role
@@ -96,7 +95,6 @@ class Rule:
     out: Out = Out.ALWAYS
     needs: Callable[[onnx.NodeProto, Wiring], str] | None = None
     alone: bool = True
-    mixed: bool = False
 
     @property
     def stands_alone(self) -> bool:
@@ -163,9 +161,7 @@ ORT_CPU = Placement(
         # A kernel of 3 x 3 takes 0.8 of the float time in integers, 5 x 5 as long and 7 x 7 1.3 of
         # it: nothing that pays for conversions on both sides (ConvNeXt, MobileNetV3).
         DEPTHWISE: Rule(Role.COMPUTES, (0,), 1, Channel.FIRST, 2, alone=False),
-        **_table(Role.JOINS, "Add Mul"),
-        # Quantizing one operand is less than all of the result, which the next layer wants (U-Net).
-        "Concat": Rule(Role.JOINS, mixed=True),
+        **_table(Role.JOINS, "Add Mul Concat"),
         **_table(Role.JOINS, "AveragePool GlobalAveragePool LeakyRelu Sigmoid", reads=(0,)),
         **_table(Role.MOVES, _MOVES, reads=(0,)),
         "Resize": Rule(Role.MOVES, (0,), needs=picks_values),
