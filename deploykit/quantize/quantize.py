@@ -153,16 +153,14 @@ def rescaled(
     """
     prepared = _suited(prepared, options)
     found = Rescaled(prepared)
-    sizes = _sizes(prepared, options.at_once)
     if options.equalise:
-        found = equalise(prepared, batches(), sizes=sizes, threads=threads, progress=progress)
+        found = equalise(prepared, batches(), threads=threads, progress=progress)
     if options.smooth != SMOOTH_OFF:
         smoothed = smooth(
             found.prepared,
             _placement(options),
             options.alpha,
             batches(),
-            sizes=sizes,
             threads=threads,
             progress=progress,
         )

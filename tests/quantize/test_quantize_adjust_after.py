@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 RNG = np.random.default_rng(2)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test's numbers are its own, whichever ran before."""
+    RNG.bit_generator.state = np.random.default_rng(2).bit_generator.state
+
+
 def weight(*shape: int) -> Array:
     return np.asarray(RNG.normal(size=shape) / np.sqrt(np.prod(shape[1:])), np.float32)
 
@@ -88,7 +94,7 @@ def channel_errors(prepared: Prepared, made: Quantized, batches: Any, name: str,
 
 def test_every_layer_keeps_the_mean_of_its_channels(network: onnx.ModelProto, run: Run) -> None:
     batches = data(16, 3, 8, 8)
-    prepared, plain = quantized(network, batches, per_channel=False)
+    prepared, plain = quantized(network, batches, per_channel=False, bias_correction=False)
     _, made = quantized(network, batches, per_channel=False, bias_correction=True)
 
     assert [name for name, _ in made.adjusted.corrected] == [
@@ -97,7 +103,7 @@ def test_every_layer_keeps_the_mean_of_its_channels(network: onnx.ModelProto, ru
     for name in ("a", "d", "p", "q"):
         before = np.abs(channel_errors(prepared, plain, batches, name, run)).max()
         after = np.abs(channel_errors(prepared, made, batches, name, run)).max()
-        assert after < 0.02 * before or after < 1e-4, name
+        assert after < max(0.02 * before, 1e-3), name  # to a step of the bias's integers
     unseen = data(64, 3, 8, 8, count=1)
     was, now = (
         np.abs(run(one.model, unseen[0])[0] - run(prepared.model, unseen[0])[0]).mean()
@@ -147,8 +153,8 @@ def test_rounding_is_nearer_on_data_that_it_has_not_seen(
 ) -> None:
     both = data(16, 3, 8, 8, count=16)
     batches, unseen = both[:8], both[8:]
-    prepared, plain = quantized(network, batches, target="portable")
-    _, made = quantized(network, batches, target="portable", rounding="gptq")
+    prepared, plain = quantized(network, batches, target="portable", bias_correction=False)
+    _, made = quantized(network, batches, target="portable", rounding="gptq", bias_correction=False)
 
     assert made.adjusted.rounded
     assert all(left < 1 for _, left in made.adjusted.rounded)
@@ -177,7 +183,7 @@ def test_no_data_is_said(network: onnx.ModelProto) -> None:
     ranges = ranges_of(prepared, options, CalibrationOptions(), batches, progress=silent)
 
     with pytest.raises(BadInputError, match="there is no calibration data: give --calibrate"):
-        quantize(prepared, options, ranges)
+        quantize(prepared, options, ranges, (), [])
 
 
 def test_gptq_is_nearer_than_nearest_and_the_least_squares_are_aimed_at() -> None:
@@ -296,7 +302,7 @@ def test_bytes_that_wait(network: onnx.ModelProto) -> None:
 
 
 def test_layers_of_a_quantized_graph(network: onnx.ModelProto) -> None:
-    _, made = quantized(network, data(2, 3, 8, 8))
+    _, made = quantized(network, data(2, 3, 8, 8), bias_correction=False)
     graph = IntegerGraph(made.model, 8)
     layers = {layer.node.output[0]: layer for layer in graph.layers()}
 

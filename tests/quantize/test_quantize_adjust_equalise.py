@@ -22,6 +22,12 @@ RNG = np.random.default_rng(1)
 FLOAT = "float[N,3,8,8] x"
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Each test's numbers are its own, whichever ran before."""
+    RNG.bit_generator.state = np.random.default_rng(1).bit_generator.state
+
+
 class Equal(Protocol):
     def __call__(self, text: str, weights: dict[str, Array]) -> Rescaled: ...
 
@@ -51,7 +57,7 @@ def equal(make_model: MakeModel, run: Run) -> Equal:
         before = prepared.model.SerializeToString(deterministic=True)
         shape = [d.dim_value or 4 for d in prepared.model.graph.input[0].type.tensor_type.shape.dim]
         feeds = [{"x": RNG.normal(size=shape).astype(np.float32) * 3} for _ in range(3)]
-        found = equalise(prepared, feeds, sizes={}, progress=silent)
+        found = equalise(prepared, feeds, progress=silent)
         assert prepared.model.SerializeToString(deterministic=True) == before
         onnx.checker.check_model(found.prepared.model, full_check=True)
         for fed in feeds:
@@ -196,3 +202,80 @@ def test_what_cannot_be_scaled_is_left(make_model: MakeModel) -> None:
         "a": "Conv_b (Conv) does not let factors through",  # its weight is not its own
         "d": "Clip_e (Clip) does not let factors through",
     }
+
+
+def test_dead_channels_outliers_and_huge_biases_stay_finite(equal: Equal) -> None:
+    weights = {"w": uneven(8, 3, 1, 1), "b": bias(8), "v": uneven(4, 8, 1, 1), "c": bias(4)}
+    weights["w"][0] = 0  # dead, with a bias that is always there
+    weights["b"][0] = 0.5
+    weights["w"][1] = 1e-30
+    weights["w"][2] *= 1e6
+    weights["v"][:, 3] = 0  # nobody reads it
+    text = "a = Conv(x, w, b) r = Relu(a) y = Conv(r, v, c)"
+
+    found = equal(f"({FLOAT}) => (float[N,4,8,8] y) {{ {text} }}", weights)
+
+    after = constants(found.prepared.model)
+    assert all(np.isfinite(value).all() for value in after.values())
+    np.testing.assert_array_equal(after["v"][:, 3], 0)
+    np.testing.assert_array_equal(after["w"][3], weights["w"][3])
+
+
+def test_no_channel_is_scaled_beyond_the_largest(make_model: MakeModel, run: Run) -> None:
+    weights = {"w": uneven(8, 3, 1, 1), "b": bias(8), "v": uneven(4, 8, 1, 1), "c": bias(4)}
+    weights["w"][0] = 1e-9  # its activation is its bias: equalised, it would be huge
+    weights["b"][0] = 0.5
+    text = "a = Conv(x, w, b) r = Relu(a) y = Conv(r, v, c)"
+    model = make_model(
+        f"({FLOAT}) => (float[N,8,8,8] r2, float[N,4,8,8] y) {{ {text} r2 = Abs(r) }}", weights
+    )
+    prepared = prepare(model)
+    fed = [{"x": RNG.normal(size=(4, 3, 8, 8)).astype(np.float32)}]
+
+    found = equalise(prepared, fed, progress=silent)
+
+    assert not found.equalised  # Abs reads it, too
+    model = make_model(f"({FLOAT}) => (float[N,4,8,8] y) {{ {text} }}", weights)
+    found = equalise(prepare(model), fed, progress=silent)
+    largest = []
+    for one in (model, found.prepared.model):
+        tapped = onnx.ModelProto()
+        tapped.CopyFrom(one)
+        tapped.graph.output.append(onnx.helper.make_value_info("r", onnx.TypeProto()))
+        largest.append(float(run(tapped, fed[0])[-1].max()))
+    assert found.equalised
+    assert largest[1] <= largest[0] * 1.0001
+
+
+def test_what_is_always_there_goes_into_the_next_bias(equal: Equal) -> None:
+    weights = {
+        "w": uneven(8, 3, 1, 1, spread=0.1) * 0.1, "b": bias(8, shift=20.0),
+        "v": uneven(4, 8, 1, 1), "g": uneven(5, 8, 1, 1), "h": bias(5),
+    }  # fmt: skip
+    text = "a = Conv(x, w, b) r = Relu(a) y = Conv(r, v) z = Conv(r, g, h)"
+
+    found = equal(f"({FLOAT}) => (float[N,4,8,8] y, float[N,5,8,8] z) {{ {text} }}", weights)
+
+    assert found.absorbed == ("Conv_a",)
+    after = constants(found.prepared.model)
+    assert np.abs(after["b"]).max() < 0.5 * np.abs(weights["b"]).max()
+    assert after["v_bias"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = Conv(x, w, b) r = Relu(a) y = Conv<pads=[1,1,1,1]>(r, v)",  # zeros at its edges
+        "a = Conv(x, w, b) r = Relu(a) s = Abs(r) y = Conv(s, v)",
+        "a = Conv(x, w, b) r = Relu(a) t = Conv(r, v) y = Add(t, r)",
+    ],
+)
+def test_biases_that_are_not_absorbed(equal: Equal, text: str) -> None:
+    weights = {
+        "w": uneven(8, 3, 1, 1, spread=0.1) * 0.1, "b": bias(8, shift=20.0),
+        "v": uneven(8, 8, 1, 1),
+    }  # fmt: skip
+
+    found = equal(f"({FLOAT}) => (float[N,8,M,M] y) {{ {text} }}", weights)
+
+    assert not found.absorbed

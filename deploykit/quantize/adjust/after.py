@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2_000_000_000
 """Of both networks' values that wait on the disk: no more batches are used than fit."""
+CORRECTION_SAMPLES = 128
+"""Enough for means of channels: a network of depthwise layers got no better with 512 of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def adjust(
         prepared: the float graph.
         model: quantized from it; node names are the same.
         placement: of the target.
-        batches: inputs by name, read once; the first that fit on the disk.
+        batches: inputs by name, read once; the first that fit on the disk, and that are enough.
         rounding: whether weights are rounded anew (`gptq.py`).
         correction: whether biases are corrected (`correct.py`).
         batch_bytes: the most that is alive of one network for one batch.
@@ -88,7 +90,8 @@ def adjust(
             _walk(prepared.model, prepared.folder, Path(folder) / "float", threads),
             _walk(model, None, Path(folder) / "quantized", threads),
         ]
-        _feed(walks, batches, max(1, MOST_BYTES // max(2 * batch_bytes, 1)))
+        most = max(1, MOST_BYTES // max(2 * batch_bytes, 1))
+        _feed(walks, batches, most, None if rounding else CORRECTION_SAMPLES)
         for number, layer in enumerate(layers):
             name = layer.node.name
             progress(f"adjusting {name}", number / len(layers))
@@ -111,13 +114,19 @@ def _walk(model: onnx.ModelProto, origin: Path | None, folder: Path, threads: in
     return Walk(model, origin, folder, threads)
 
 
-def _feed(walks: Iterable[Walk], batches: Iterable[Mapping[str, Array]], most: int) -> None:
-    count = 0
+def _feed(
+    walks: Iterable[Walk],
+    batches: Iterable[Mapping[str, Array]],
+    most: int,
+    most_samples: int | None,
+) -> None:
+    count = samples = 0
     for batch in batches:
-        if count == most:
-            return
         for walk in walks:
             walk.feed(batch)
         count += 1
+        samples += max((len(one) for one in batch.values() if one.ndim), default=1)
+        if count == most or (most_samples is not None and samples >= most_samples):
+            return
     if not count:
         raise BadInputError("there is no calibration data: give --calibrate some samples")

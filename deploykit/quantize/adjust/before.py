@@ -45,7 +45,6 @@ def equalise(
     prepared: Prepared,
     batches: Iterable[Mapping[str, Array]],
     *,
-    sizes: Mapping[str, int],
     threads: int = 0,
     progress: Progress,
 ) -> Rescaled:
@@ -54,7 +53,6 @@ def equalise(
     Args:
         prepared: the float graph; not changed.
         batches: inputs by name, read once: on them the function stays what it is.
-        sizes: bytes of each activation for one batch, as far as known.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
     """
@@ -65,7 +63,7 @@ def equalise(
     observers = {
         name: ChannelExtremes(one.axis, one.size) for one in sets for name in one.values
     }  # fmt: skip
-    seen_by_channel(prepared, observers, batches, sizes=sizes, threads=threads, progress=progress)
+    seen_by_channel(prepared, observers, batches, threads=threads, progress=progress)
     scaled = factors_of(graph, sets, observers)
     rescale(graph, scaled)
     least = {
@@ -85,7 +83,6 @@ def smooth(
     alpha: float | None,
     batches: Iterable[Mapping[str, Array]],
     *,
-    sizes: Mapping[str, int],
     threads: int = 0,
     progress: Progress,
 ) -> Rescaled:
@@ -96,7 +93,6 @@ def smooth(
         placement: of the target.
         alpha: of all values; `None` searches one for each.
         batches: inputs by name, read once.
-        sizes: bytes of each activation for one batch, as far as known.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
     """
@@ -105,7 +101,7 @@ def smooth(
     observers = {name: RowSample(one.axis, one.size) for one in sets for name in _taken(one)}
     if not sets:
         return Rescaled(prepared)
-    seen_by_channel(prepared, observers, batches, sizes=sizes, threads=threads, progress=progress)
+    seen_by_channel(prepared, observers, batches, threads=threads, progress=progress)
     found = [(one, best_factors(graph, one, observers, placement, alpha)) for one in sets]
     kept = [(one, best) for one, best in found if best is not None]
     rescale(graph, [(one, factors) for one, (_, factors) in kept])

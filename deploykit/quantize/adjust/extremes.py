@@ -60,7 +60,6 @@ def seen_by_channel(
     observers: Mapping[str, ChannelExtremes],
     batches: Iterable[Mapping[str, Array]],
     *,
-    sizes: Mapping[str, int],
     threads: int = 0,
     progress: Progress,
 ) -> None:
@@ -70,7 +69,6 @@ def seen_by_channel(
         prepared: the float graph.
         observers: by the name of the value; they are filled.
         batches: inputs by name, read once.
-        sizes: bytes of each activation for one batch, as far as known.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
 
@@ -84,7 +82,6 @@ def seen_by_channel(
         wanted,
         batches,
         lambda: next(order),
-        sizes=sizes,
         threads=threads,
         progress=progress,
     )

@@ -82,8 +82,11 @@ def _choose(
     ends = limits(layer.grid.zero.dtype, layer.grid.bits)
     nearest = layer.form.split(graph.integers(layer.weight)).reshape(target.shape)
     tried = [nearest.astype(np.float64)]
-    order = Order.of(learnt)
-    tried += [rounded(goal, scale, ends, order) for goal in (target, aimed(target, learnt))]
+    try:
+        order = Order.of(learnt)
+        tried += [rounded(goal, scale, ends, order) for goal in (target, aimed(target, learnt))]
+    except np.linalg.LinAlgError:  # inputs so much alike that nothing tells the weights apart
+        return None
     losses = [held_out.loss(integers * scale - target) for integers in tried]
     best = int(np.argmin(losses))
     if best == 0:
