@@ -40,14 +40,17 @@ def weights(*shape: int, seed: int = 1) -> NDArray[Any]:
     return made
 
 
-def quantized(model: onnx.ModelProto, *feeds: Arrays, target: str = "ort-cpu") -> Quantized:
+def quantized(
+    model: onnx.ModelProto, *feeds: Arrays, target: str = "ort-cpu", exclude: tuple[str, ...] = ()
+) -> Quantized:
     """Calibrated on what it is asked afterwards."""
     options = QuantizeOptions(target=target, weight_bits="8")
     prepared = rescaled(prepare(model), options, lambda: iter(feeds), threads=1).prepared
+    calibration = CalibrationOptions()
     found = ranges_of(
-        prepared, options, CalibrationOptions(), iter(feeds), threads=1, progress=silent
+        prepared, options, calibration, iter(feeds), excluded=exclude, threads=1, progress=silent
     )
-    made = quantize(prepared, options, found)
+    made = quantize(prepared, options, found, exclude)
     onnx.checker.check_model(made.model, full_check=True)
     return made
 
@@ -187,6 +190,32 @@ def test_what_is_joined_and_normed(
         assert not set(left) & (PRODUCTS | {"AveragePool", "BatchNormalization", "Concat"})
         assert left.count("QuantizeLinear") == 1
         assert left.count("DequantizeLinear") == 1
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "portable"])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose", "Gemm"])
+def test_a_layer_that_stays_float_is_float_when_it_runs(
+    op: str, target: str, make_model: MakeModel, run: Run, tmp_path: Path
+) -> None:
+    # ONNX Runtime would quantize its weights all the same, with one scale.
+    if op == "Gemm":
+        text = (
+            "(float[N,4] x) => (float[N,4] y) { a = Gemm(x, w) b = Gemm(a, w, v) y = Gemm(b, w) }"
+        )
+        made_of, x = {"w": weights(4, 4), "v": weights(4)}, {"x": normal(3, 4)}
+    else:
+        text = f"{IMAGE} {{ a = Conv(x, w) b = {op}(a, w, v) c = Relu(b) y = Conv(c, w) }}"
+        made_of, x = {"w": weights(4, 4, 1, 1), "v": weights(4)}, X
+    model = make_model(text, made_of)
+    excluded = [node.name for node in prepare(model).model.graph.node][1]
+    made = quantized(model, x, target=target, exclude=(excluded,))
+
+    (graph,) = [runs(made.model, tmp_path)]
+    layers = [node.op_type for node in graph.node if node.op_type in PRODUCTS]
+
+    assert len(layers) == 1
+    assert sum(node.op_type in {"QLinearConv", "QGemm"} for node in graph.node) == 2
+    assert snr_db(run(made.model, x)[0], run(model, x)[0]) > 30
 
 
 def test_several_inputs_of_different_sizes(make_model: MakeModel, run: Run, tmp_path: Path) -> None:

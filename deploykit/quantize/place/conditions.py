@@ -73,3 +73,13 @@ def is_bias(node: onnx.NodeProto, product: onnx.NodeProto, wiring: Wiring) -> bo
         return False
     dims = list(wiring.constants[names[0]].dims)
     return bool(np.prod(dims) == weight.dims[-1] and dims[-1:] == [weight.dims[-1]])
+
+
+def channels_read(layer: onnx.NodeProto, weight: list[int]) -> tuple[int, int]:
+    """Which dimension of a layer's input has its channels, and how many, by its weight's shape."""
+    given = attributes(layer)
+    if layer.op_type == "Gemm":
+        return 0 if given.get("transA", 0) else 1, weight[1 if given.get("transB", 0) else 0]
+    groups = given.get("group", 1)
+    assert isinstance(groups, int)
+    return 1, weight[0] if layer.op_type == "ConvTranspose" else weight[1] * groups

@@ -13,7 +13,9 @@ import numpy as np
 
 from deploykit.quantize.graph.values import attributes, without_weights
 from deploykit.quantize.graph.wiring import Wiring
+from deploykit.quantize.place.conditions import channels_read
 from deploykit.quantize.place.numbers import (
+    Grid,
     best_weight_grid,
     bias_grid,
     grid_of,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deploykit.quantize.place.decide import Decision
-    from deploykit.quantize.place.numbers import Grid
     from deploykit.quantize.place.targets import Placement, Rule
     from deploykit.quantize.ranges import Range
 
@@ -124,11 +125,36 @@ class _Emitting:
             ),
         ]
         self.behind[source] = nodes
-        if behind == name:
-            return
         for reader in self.wiring.readers.get(name, ()):
-            if all_readers or name in self._quantized_reads(reader):
+            if all_readers and self._would_be_quantized(reader):
+                _replace_input(reader, name, self._by_channel(name, grid, reader, nodes))
+            elif behind != name and (all_readers or name in self._quantized_reads(reader)):
                 _replace_input(reader, name, behind)
+
+    def _would_be_quantized(self, node: onnx.NodeProto) -> bool:
+        """Whether the runtime would make integers of a layer that stays float."""
+        wanted = self.placement.requantized
+        float_layer = node.op_type in wanted and node.name not in self.decision.nodes
+        return float_layer and node.input[1] in self.wiring.constants
+
+    def _by_channel(
+        self, name: str, grid: Grid, reader: onnx.NodeProto, nodes: list[onnx.NodeProto]
+    ) -> str:
+        """A value dequantized with the same scale for every channel, written out; its name.
+
+        ONNX Runtime (1.21 on, WeightBiasQuantization) gives integer weights to any layer between a
+        dequantizer of one scale and a quantizer: one that stays float for its accuracy would not.
+        """
+        from onnx import helper
+
+        behind = f"{name}/by-channel"
+        if not any(behind in node.output for node in nodes):
+            axis, size = channels_read(reader, list(self.wiring.constants[reader.input[1]].dims))
+            spread = Grid(np.full(size, grid.scale), np.full(size, grid.zero), axis)
+            scale, zero = self._constants_of(behind, spread)
+            inputs, title = [f"{name}/quantized", scale, zero], f"{behind}/DequantizeLinear"
+            nodes.append(helper.make_node("DequantizeLinear", inputs, [behind], title, axis=axis))
+        return behind
 
     def _quantized_reads(self, node: onnx.NodeProto) -> set[str]:
         """What a node reads behind a quantizer."""

@@ -117,6 +117,8 @@ class Placement:
         residual: whether the sum of a convolution and something else wants that other input
             quantized and the convolution's result not.
         same_scale: operators whose inputs and output want one common scale.
+        requantized: operators whose weights the runtime makes integers of between quantizers, asked
+            or not.
         depthwise: operators that are faster as depthwise convolutions.
         per_channel: whether weights have a scale for each output channel.
         weight_range: how the end of a weight's grid is chosen: "max" or "mse".
@@ -131,6 +133,7 @@ class Placement:
     weight_bits: int = 8
     residual: bool = False
     same_scale: frozenset[str] = field(default_factory=frozenset)
+    requantized: frozenset[str] = field(default_factory=frozenset)
     depthwise: frozenset[str] = field(default_factory=frozenset)
     per_channel: bool = True
     weight_range: str = "max"
@@ -154,6 +157,8 @@ _MOVES = (
     "Tile"
 )
 
+_REQUANTIZED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+
 ORT_CPU = Placement(
     "ort-cpu",
     {
@@ -167,6 +172,7 @@ ORT_CPU = Placement(
         "Resize": Rule(Role.MOVES, (0,), needs=picks_values),
         "Where": Rule(Role.JOINS, (1, 2), needs=finite_choice),
     },
+    requantized=_REQUANTIZED,
     depthwise=frozenset({"AveragePool", "BatchNormalization"}),
 )
 
@@ -195,6 +201,7 @@ PORTABLE = Placement(
         **_table(Role.JOINS, "Add Concat AveragePool GlobalAveragePool"),
         **_table(Role.MOVES, "Reshape Flatten Squeeze Unsqueeze Transpose MaxPool", reads=(0,)),
     },
+    requantized=_REQUANTIZED,
 )
 
 PLACEMENTS = (ORT_CPU, TENSORRT, PORTABLE)
