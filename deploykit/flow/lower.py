@@ -14,8 +14,8 @@ from deploykit.flow.cache import key_of
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.half import FILES as HALF_FILES
 from deploykit.flow.half import run_half
-from deploykit.flow.half_request import HalfRequest
 from deploykit.flow.half_record import HALF, HALF_NAME, Half
+from deploykit.flow.half_request import HalfRequest
 from deploykit.flow.precision import INT8
 from deploykit.flow.quantize import FILES, QuantizeRequest, run_quantize
 from deploykit.flow.quantize_record import QUANTIZATION, QUANTIZATION_NAME, Quantization
