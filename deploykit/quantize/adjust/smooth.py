@@ -120,6 +120,6 @@ def product_error(
     inputs = grid_of(low, high, placement.activation, symmetric=placement.symmetric)
     rows = (seen.rows / factors).astype(np.float32)
     scaled = (weight * factors[:, None]).astype(np.float32)
-    heavy = weight_grid(scaled, 1, placement.weight_bits)
+    heavy = weight_grid(scaled, 1 if placement.per_channel else None, placement.weight_bits)
     found = inputs.restored(inputs.quantized(rows)) @ heavy.restored(heavy.quantized(scaled))
     return float(np.square(found - seen.rows @ weight, dtype=np.float64).sum())
