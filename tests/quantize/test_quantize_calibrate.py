@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.quantize.conftest import _run as run_whole
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from deploykit.quantize.calibrate.pieces import Piece
     from deploykit.quantize.calibrate.plan import Plan
     from deploykit.quantize.prepare.prepare import Prepared
     from deploykit.quantize.ranges import Range
@@ -280,3 +282,36 @@ def test_an_operator_that_onnx_runtime_lacks_is_one_line(make_model: MakeModel) 
 
 def test_wanted_values_come_in_the_order_of_the_graph(network: Prepared) -> None:
     assert wanted_of(network.model.graph, {"t", "x", "a"}) == ("x", "a", "t")
+
+
+def test_one_piece_is_open_at_a_time_where_memory_is_short(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Also where ONNX Runtime makes a value itself, which would hold on to its session."""
+    from deploykit.quantize.calibrate.sessions import Sessions
+
+    text = """(float[N, 700] x) => (float[N, 700] y) {
+        a = MatMul(x, w0)  g = com.microsoft.Gelu(a)  b = MatMul(g, w1)  y = MatMul(b, w2)
+    }"""
+    model = make_model(text, {f"w{i}": (700, 700) for i in range(3)})
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    prepared = prepare(model)
+    opened: list[weakref.ref[object]] = []
+    open_piece = Sessions.open
+
+    def watched(self: Sessions, piece: Piece, types: Mapping[str, int]) -> object:
+        assert sum(one() is not None for one in opened) == 0
+        session = open_piece(self, piece, types)
+        opened.append(weakref.ref(session))
+        return session
+
+    monkeypatch.setattr(Sessions, "open", watched)
+    plans: list[Plan] = []
+    batches = [{"x": np.full((2, 700), 1e-3, np.float32)}]
+    limit = Memory(before + 8_000_000, planned=plans.append)
+    try:
+        _found(prepared, wanted=("x", "y"), batches=batches, memory=limit)
+    finally:
+        monkeypatch.undo()
+    assert not plans[0].together
+    assert len(opened) >= len(plans[0].pieces) > 1

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
-from deploykit.quantize.calibrate.available import available, give_back, resident_bytes
+from deploykit.quantize.calibrate.available import (
+    available,
+    exact_heap,
+    give_back,
+    resident_bytes,
+)
 from deploykit.quantize.calibrate.plan import COMFORTABLE_BYTES, Plan, Room, plan_for
 from deploykit.quantize.calibrate.probe import Shapes
 from deploykit.quantize.calibrate.run import Runner
@@ -69,7 +74,7 @@ def calibrate(
         observer: makes one for each value, in the order of `wanted`. It may read what it is shown
             until it returns; two observers may be shown theirs at the same time.
         memory: what may be taken.
-        sizes: not needed any more.
+        sizes: not used: shapes are inferred for the batch that comes.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
 
@@ -82,7 +87,7 @@ def calibrate(
     observers = {name: observer() for name in wanted}
     seen = 0
     CPU.warm_imports()
-    with Sessions(prepared, threads) as sessions:
+    with exact_heap(), Sessions(prepared, threads) as sessions:
         work = _Work(prepared, observers, sessions, memory or Memory(), threads)
         for batch in batches:
             work.show(batch)
@@ -135,7 +140,12 @@ class _Work:
             most_bytes=self._memory.comfortable_bytes,
         )
         self._memory.planned(plan)
-        return Runner(plan, self._sessions, self._watchers)
+        runner = Runner(plan, self._sessions, self._watchers)
+        if plan.together and plan.rows > 1:
+            # Weights are in memory after it, so that the first batch takes what all others take.
+            sample = next(_parts(batch, 1))
+            runner.run(sample, self._shapes.at(sample), {})
+        return runner
 
     def _room(self) -> Room:
         give_back()

@@ -164,7 +164,8 @@ def _ways(cut: Cut, room: Room, most_bytes: int) -> Iterator[Plan]:
     for share in (0.9, 0.5):
         if 0 < share * left < most_bytes:
             yield cut(int(share * left), together=True)
-    yield cut(0, together=True)
+    if (least := cut(0, together=True)).together:
+        yield least
     for share in (0.9, 0.5):
         budget = int(share * (room.most_bytes - fixed))
         if budget > 0:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     """What is done with a value; it may read the array until it returns."""
     Look = Callable[[str, Any], None]
 
+_COPIED = frozenset(f"tensor({kind})" for kind in ("float", "double", "float16", "int64", "int32"))
 _NATIVE = "fiub"
 """Kinds of NumPy's types that ONNX Runtime can write into an array of."""
 
@@ -102,15 +103,29 @@ class Runner:
         binding = session.io_binding()
         for name in piece.reads:
             binding.bind_ortvalue_input(name, alive[name])
-        for name in piece.gives:
-            place = self._place(name, values)
+        given = {name: self._place(name, values) for name in piece.gives}
+        for name, place in given.items():
             if place is None:
                 binding.bind_output(name, "cpu")
             else:
                 binding.bind_ortvalue_output(name, place)
         with plain_errors(NETWORK):
             session.run_with_iobinding(binding)
-        return dict(zip(piece.gives, binding.get_outputs(), strict=True))
+        if None not in given.values():
+            return given
+        # What ONNX Runtime made holds on to its session, and so to the weights of the piece.
+        made = zip(given, binding.get_outputs(), strict=True)
+        return {
+            name: self._kept(value) if given[name] is None else given[name] for name, value in made
+        }
+
+    def _kept(self, value: Any) -> Any:
+        """A value that outlives its session: a copy, where sessions come and go."""
+        from onnxruntime import OrtValue
+
+        if self.plan.together or not value.is_tensor() or value.data_type() not in _COPIED:
+            return value
+        return OrtValue.ortvalue_from_numpy(value.numpy().copy())
 
     def _place(self, name: str, values: Mapping[str, Value]) -> Any:
         """Where in the block ONNX Runtime writes a value; `None` where it makes room itself."""
