@@ -62,7 +62,7 @@ _LOOP = {
     "measure": Said("Take no latencies at all."),
     "batch": Said("Of the measurement.", default="the smallest"),
     "threads": Said("Of the measurement."),
-    "precision": Said("That will ship; channels are rounded to what it likes.", PRECISIONS),
+    "precision": Said("That will ship: for rounding and latency.", PRECISIONS),
     "check": Said("Prove the cut in float64."),
 }
 _TUNING = {

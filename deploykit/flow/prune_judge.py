@@ -64,7 +64,7 @@ def latency_check(found: SideBySide, aim: LatencyAim | None, asked: str) -> Chec
     if found.share > 1:
         raise CheckFailedError(
             f"pruning does not help here: cut to {asked} the network takes {found.share:.3g}x of "
-            "its time on ort-cpu; nothing was written"
+            f"its time on {found.where}; nothing was written"
         )
     limit = 1.0 if aim is None else aim.share_of(found.whole_ns)
     return found.check(limit, advice=_CLOSEST)

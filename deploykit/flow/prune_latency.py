@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from deploykit.core.measurement import Target
+from deploykit.core.progress import silent
 from deploykit.export.options import ExportOptions
+from deploykit.flow.prune_precision import quantized_beside, quantized_name
 from deploykit.flow.side_by_side import RUNTIME, side_by_side
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class Bench:
         batch: of a call; `None` takes the smallest that the network allows.
         threads: `None` leaves it to the runtime.
         progress: told where it stands.
-        precision: that layers are timed in.
+        precision: that layers are timed in; with "int8" whole networks are quantized for it, in
+            any other they are timed in float32.
     """
 
     folder: Path
@@ -65,7 +68,11 @@ class Bench:
         return f"{key_of(machine_facts(), self.target)}-{self.batch}-{self.precision}"
 
     def exported(self, model: Model, name: str) -> Path:
-        """The network as an ONNX artifact in the folder; made anew."""
+        """The network as a float ONNX artifact in the folder; made anew, as what is timed is.
+
+        Raises:
+            BadInputError: it is to be timed in INT8 and cannot be quantized.
+        """
         from deploykit.export.torch_to_onnx import export_model
 
         place = self.folder / name
@@ -73,22 +80,26 @@ class Bench:
             file.unlink()
         place.mkdir(parents=True, exist_ok=True)
         export_model(model, place, ExportOptions())
+        if self.precision == "int8":
+            quantized_beside(place, silent)
         return place
 
     def compare(self, whole: Path, part: Path, *, careful: bool = False) -> SideBySide:
-        """Measure two artifacts in turns.
+        """Measure two artifacts that `exported` made, in turns, as they will ship.
 
         Raises:
             DeploykitError: one of them does not run.
         """
-        return side_by_side(
-            whole,
-            part,
+        quantized = self.precision == "int8"
+        timed = [quantized_name(one) if quantized else one for one in (whole, part)]
+        found = side_by_side(
+            *timed,
             batch=self.batch,
             threads=self.threads,
             careful=careful,
             progress=self.progress,
         )
+        return replace(found, precision=self.precision if quantized else "")
 
     def layers(self, whole: Path) -> dict[str, LayerShape]:
         """The layers of an artifact that pruning makes faster."""

@@ -70,8 +70,9 @@ class PruneLoop:
         measure: whether the latency of both networks is measured side by side.
         batch: of the measurement; `None` takes the smallest that the network allows.
         threads: likewise; `None` leaves it to the runtime.
-        precision: that will ship: layers are timed in it where channel counts are rounded. Whole
-            networks are measured in float32, so that a latency can only be asked for in that.
+        precision: that will ship: layers are timed in it where channel counts are rounded, and
+            with "int8" whole networks are quantized to be measured. In "float16" they are
+            measured in float32, so that no latency can be asked for.
         check: whether the oracle proves the cut in float64.
     """
 
@@ -99,10 +100,10 @@ class PruneLoop:
             )
         if self.latency:
             LatencyAim.parse(self.latency)
-            if self.precision != PRECISIONS[0]:
+            if self.precision == "float16":
                 raise BadInputError(
-                    f"a latency of {self.latency} is measured in float32: for {self.precision} "
-                    "aim at a ratio, whose channel counts are rounded to what it likes"
+                    f"a latency of {self.latency} is measured in float32 or int8: for float16 aim "
+                    "at a ratio, whose channel counts are rounded to what it likes"
                 )
         if not self.measure:
             if self.latency:

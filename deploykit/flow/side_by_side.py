@@ -32,6 +32,7 @@ class SideBySide:
         share: of the original's latency, paired by round; with its interval.
         low: lower bound at 95 %, or `None` from too few rounds.
         high: upper bound, or `None`.
+        precision: that both were measured in, where it is not as they came; "" likewise.
     """
 
     whole_ns: float
@@ -39,12 +40,18 @@ class SideBySide:
     share: float
     low: float | None
     high: float | None
+    precision: str = ""
+
+    @property
+    def where(self) -> str:
+        """The runtime, and the precision where it says more, in words."""
+        return f"{RUNTIME} in {self.precision}" if self.precision else RUNTIME
 
     def check(self, limit: float, advice: str = "") -> Check:
         """Whether the candidate takes at most this share; the advice is for where it does not."""
         met = self.share <= limit
         return Check(
-            f"latency on {RUNTIME}, of the original's {self.whole_ns / 1e6:.4g} ms",
+            f"latency on {self.where}, of the original's {self.whole_ns / 1e6:.4g} ms",
             Verdict.PASSED if met else Verdict.FAILED,
             self.share,
             None if self.low is None or self.high is None else (self.low, self.high),

@@ -8,9 +8,10 @@ the inverted residual (V2). Here with a stem of stride 1, as images of 28x28 pix
 A convolution of k x k from I to O channels has k*k*I*O weights. Split into one k x k filter a
 channel (depthwise) and a 1x1 convolution over the channels (pointwise) it has k*k*I + I*O: with
 k = 3 and O = 64, an eighth. What is saved is redundancy that also forgave coarse weights: filters
-of nine weights, whose ranges differ a hundredfold from channel to channel, make these the networks that
-lose most when they are quantized with one scale a tensor (Nagel et al., "Data-Free Quantization
-through Weight Equalization and Bias Correction", ICCV 2019, arXiv:1906.04721, section 3).
+of nine weights, whose ranges differ a hundredfold from channel to channel, make these the networks
+that lose most when they are quantized with one scale a tensor (Nagel et al., "Data-Free
+Quantization through Weight Equalization and Bias Correction", ICCV 2019, arXiv:1906.04721, section
+3).
 """
 
 from __future__ import annotations

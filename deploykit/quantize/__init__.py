@@ -6,7 +6,7 @@
 
 | room | what it has |
 | --- | --- |
-| `ranges`, `options`, `calibration_options`, `half_options` | the nouns: what was seen, what is asked for |
+| `ranges`, `options`, `calibration_options`, `half_options` | the nouns: seen, and asked for |
 | `graph/` | an ONNX graph's values, constants and wiring; how it is written |
 | `prepare/` | any float file becomes a graph that quantizers fit into; what it computes stays |
 | `calibrate/` | data runs through it piece by piece; histograms; how a range is chosen |

@@ -10,8 +10,15 @@ from deploykit.core.errors import BadInputError, nearest
 HISTOGRAM_METHODS = ("percentile", "entropy", "mse")
 METHODS = ("min-max", "moving-average", *HISTOGRAM_METHODS)
 _UNITS = {
-    **{"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12},
-    **{"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40},
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
 }
 
 

@@ -14,12 +14,19 @@ from deploykit.core.errors import CheckFailedError
 from deploykit.core.progress import silent
 from deploykit.core.report import Verdict
 from deploykit.flow.prune_judge import latency_check
-from deploykit.flow.prune_latency import aimed, counts_at, steps_of
+from deploykit.flow.prune_latency import Bench, aimed, counts_at, steps_of
 from deploykit.flow.prune_loop import LatencyAim
+from deploykit.flow.prune_precision import quantized_name
 from deploykit.flow.side_by_side import SideBySide
+from deploykit.load.artifacts import load_artifact, read_graph
+from deploykit.load.inputs import parse_inputs
+from deploykit.load.modules import load_source
+from deploykit.load.sources import Source
+from tests.flow.conftest import TINY_INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 class Machine:
@@ -176,3 +183,18 @@ def test_groups_of_units_are_aligned_in_indices() -> None:
         "a": (8, 16),
         "heads": (8, 16, 24, 32),
     }
+
+
+@pytest.mark.slow
+def test_what_will_ship_in_int8_is_timed_in_int8(nets: Path, tmp_path: Path) -> None:
+    source = Source(f"{nets}/net.py:build", inputs=parse_inputs((TINY_INPUT,)))
+    bench = Bench(tmp_path, tmp_path / "tables", 1, 1, silent, "int8")
+    whole = bench.exported(load_source(source), "whole")
+
+    operators = [node.op_type for node in read_graph(load_artifact(whole).model_path).graph.node]
+    assert "QuantizeLinear" not in operators
+    found = bench.compare(whole, whole)
+    assert found.where == "ort-cpu in int8"
+    assert found.check(2.0).name.startswith("latency on ort-cpu in int8, of the original's")
+    timed = load_artifact(quantized_name(whole))
+    assert "QuantizeLinear" in [n.op_type for n in read_graph(timed.model_path).graph.node]

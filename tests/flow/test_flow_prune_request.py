@@ -107,14 +107,15 @@ def test_what_a_stage_may_say_is_a_part_of_the_request() -> None:
     assert not {field.name for field in fields(PruneLoop)} & {"source", "out", "overwrite"}
 
 
-def test_a_precision_rounds_channels_and_times_no_whole_network() -> None:
+def test_a_precision_is_known_and_can_be_measured() -> None:
     with pytest.raises(
         BadInputError, match=r"^precision 'int4' is unknown; did you mean 'int8'\?$"
     ):
         PruneLoop(precision="int4")
     with pytest.raises(
-        BadInputError, match=r"a latency of 0.5x is measured in float32: for int8 aim"
+        BadInputError, match=r"a latency of 0.5x is measured in float32 or int8: for float16 aim"
     ):
-        PruneLoop(latency="0.5x", precision="int8")
+        PruneLoop(latency="0.5x", precision="float16")
+    assert PruneLoop(latency="0.5x", precision="int8").precision == "int8"
     with pytest.raises(BadInputError, match="leave out precision: nothing is measured"):
         PruneLoop(measure=False, precision="int8")
