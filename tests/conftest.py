@@ -1,4 +1,4 @@
-"""Networks that tests of several rooms quantize, made in code."""
+"""What tests of several rooms share: how examples are drawn, and networks made in code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+# The same examples every time, and as long as they take: machines that run tests are busy.
+settings.register_profile(
+    "deploykit",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("deploykit")
 
 
 @pytest.fixture(scope="session")

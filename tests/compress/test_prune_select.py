@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from deploykit.compress.prune.choice.candidates import candidates
@@ -112,7 +112,6 @@ def solve(
 
 
 @given(problems())
-@settings(deadline=None)
 def test_every_group_keeps_what_it_must(problem: Problem) -> None:
     structure, _, _, options = problem
     selection = solve(problem)
@@ -127,7 +126,6 @@ def test_every_group_keeps_what_it_must(problem: Problem) -> None:
 
 
 @given(problems())
-@settings(deadline=None)
 def test_removed_channels_are_the_least_important_of_their_group(problem: Problem) -> None:
     structure, _, scores, _ = problem
     selection = solve(problem)
@@ -140,7 +138,6 @@ def test_removed_channels_are_the_least_important_of_their_group(problem: Proble
 
 
 @given(problems())
-@settings(deadline=None)
 def test_the_counts_are_those_of_arrays_that_are_really_cut(problem: Problem) -> None:
     structure, shapes, _, _ = problem
     selection = solve(problem)
@@ -151,7 +148,6 @@ def test_the_counts_are_those_of_arrays_that_are_really_cut(problem: Problem) ->
 
 
 @given(problems())
-@settings(deadline=None)
 def test_the_aim_is_met_and_no_group_could_keep_a_step_more(problem: Problem) -> None:
     structure, shapes, _, options = problem
     selection = solve(problem)
@@ -182,7 +178,6 @@ def test_the_aim_is_met_and_no_group_could_keep_a_step_more(problem: Problem) ->
 
 
 @given(problems(), some.floats(0.01, 0.99))
-@settings(deadline=None)
 def test_equal_input_gives_equal_output(problem: Problem, factor: float) -> None:
     structure, shapes, scores, options = problem
     larger: dict[str, NDArray[np.float64]] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.quantize.calibrate.chunks import CHUNK
@@ -48,7 +48,6 @@ def _stored_counts(values: Sequence[float], exponent: int) -> dict[int, int]:
 
 
 @given(BATCHES)
-@settings(deadline=None)
 def test_a_stream_is_counted_as_if_everything_were_stored(batches: list[list[float]]) -> None:
     streamed = _seen([np.array(batch, np.float32) for batch in batches])
     stored = [value for batch in batches for value in batch]
@@ -61,7 +60,6 @@ def test_a_stream_is_counted_as_if_everything_were_stored(batches: list[list[flo
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=20))
-@settings(deadline=None)
 def test_float64_is_counted_exactly_too(values: list[float]) -> None:
     streamed = _seen([np.array([value]) for value in values])
 
@@ -69,7 +67,6 @@ def test_float64_is_counted_exactly_too(values: list[float]) -> None:
 
 
 @given(BATCHES, st.randoms())
-@settings(deadline=None)
 def test_the_order_of_batches_does_not_matter(batches: list[list[float]], random: Any) -> None:
     arrays = [np.array(batch, np.float32) for batch in batches]
     forward = _seen(arrays)

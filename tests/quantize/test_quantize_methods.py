@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.quantize.calibrate.entropy import (
@@ -63,7 +63,6 @@ def _values(shape: str, count: int = 20_000) -> NDArray[np.float32]:
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
     st.floats(50, 100, exclude_min=True) | st.sampled_from([99.0, 99.99, 100.0]),
 )
-@settings(deadline=None)
 def test_percentiles_are_within_a_bin_of_stored_data(values: list[float], percent: float) -> None:
     stored = np.array(values, np.float64)
     histogram = _histogram(stored)
@@ -138,7 +137,6 @@ def _quick_divergences(fine: NDArray[Any], levels: int) -> NDArray[Any]:
     st.lists(st.integers(0, 40), min_size=5, max_size=40).map(lambda x: [*x, 1]),
     st.sampled_from([2, 4, 5]),
 )
-@settings(deadline=None)
 def test_divergences_are_those_of_the_slides(fine: list[int], levels: int) -> None:
     fine[0] += 1
     counts = np.array(fine)

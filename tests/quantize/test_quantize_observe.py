@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deploykit.core.errors import BadInputError
@@ -24,7 +24,6 @@ BATCHES = st.lists(
 
 
 @given(BATCHES)
-@settings(deadline=None)
 def test_min_max_is_that_of_all_stored_values_to_the_bit(batches: list[list[float]]) -> None:
     watch = observer(CalibrationOptions("min-max"), symmetric=False)
     for batch in batches:
@@ -37,7 +36,6 @@ def test_min_max_is_that_of_all_stored_values_to_the_bit(batches: list[list[floa
 
 
 @given(BATCHES, st.floats(0.01, 1))
-@settings(deadline=None)
 def test_the_moving_average_weighs_batches_as_its_closed_form_says(
     batches: list[list[float]], averaging: float
 ) -> None:
