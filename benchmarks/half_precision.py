@@ -17,7 +17,7 @@ from benchmarks.half_graphs import cases
 from benchmarks.result import Figure, Result
 from deploykit.check.parity import relative_difference
 from deploykit.quantize.half.convert import halve, known_of
-from deploykit.quantize.half.observe import FiniteExtremes, sizes_of, wanted_values
+from deploykit.quantize.half.observe import FiniteExtremes, wanted_values
 from deploykit.quantize.half_options import HalfOptions
 from deploykit.quantize.prepare.prepare import prepare
 
@@ -60,9 +60,8 @@ def _ours(case: Case) -> onnx.ModelProto:
     options = HalfOptions()
     prepared = prepare(case.model)
     known = known_of(prepared, options)
-    sizes = sizes_of(known, 16)
     wanted = wanted_values(known)
-    ranges = calibrate(prepared, wanted, [case.feeds], FiniteExtremes, sizes=sizes, threads=1)
+    ranges = calibrate(prepared, wanted, [case.feeds], FiniteExtremes, threads=1)
     return halve(prepared, options, ranges).model
 
 

@@ -9,32 +9,30 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from deploykit import __version__
-from deploykit.check.accuracy import call_size
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Report
 from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
+from deploykit.flow.calibration import calibration_batches
 from deploykit.flow.folders import OURS, REPORT_NAME, check_free, writing_folder
 from deploykit.flow.half_proof import Proof
 from deploykit.flow.half_record import HALF, HALF_NAME, Half, HalfRow
-from deploykit.flow.splits import open_splits
+from deploykit.flow.splits import check_limit, open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.verify import real_feeds
 from deploykit.load.artifacts import MODEL_NAME, load_artifact, read_graph
-from deploykit.load.data import feeds
 from deploykit.load.datasets import open_data
 from deploykit.quantize.half_options import HalfOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from deploykit.core.types import OnnxArtifact, TensorSpec
     from deploykit.flow.half_request import HalfRequest
     from deploykit.flow.splits import Splits
-    from deploykit.load.data import Array, Data
+    from deploykit.load.data import Data
     from deploykit.quantize.half.convert import Halved
     from deploykit.quantize.prepare.prepare import Prepared
     from deploykit.quantize.ranges import Range
@@ -72,10 +70,7 @@ def run_half(request: HalfRequest, progress: Progress = silent) -> HalfResult:
     table = {**request.changes, "precision": request.precision}
     options = options_from(table, HalfOptions, request.precision)
     original = load_artifact(request.source)
-    if request.max_drop is not None and not request.val:
-        raise BadInputError(
-            "a limit on the loss of accuracy (max_drop) needs data to judge it on: add --val"
-        )
+    check_limit(request.max_drop, request.val)
     splits = open_splits(request.val, request.eval)
     data = open_data(request.calibrate) if request.calibrate else None
     for one in ([data] if data else []) + list(splits.named.values()):
@@ -129,7 +124,7 @@ class _Work:
         """The extremes of every value; empty without data."""
         from deploykit.quantize.calibrate.calibrate import calibrate
         from deploykit.quantize.half.convert import known_of
-        from deploykit.quantize.half.observe import FiniteExtremes, sizes_of, wanted_values
+        from deploykit.quantize.half.observe import FiniteExtremes, wanted_values
 
         if self.data is None:
             return {}
@@ -137,21 +132,10 @@ class _Work:
         return calibrate(
             self.prepared,
             wanted_values(known),
-            self._batches(self.data),
+            calibration_batches(self.data, self.original.inputs, self._count, self.options.at_once),
             FiniteExtremes,
-            sizes=sizes_of(known, self.options.at_once),
             progress=self.progress,
         )
-
-    def _batches(self, data: Data) -> Iterator[dict[str, Array]]:
-        inputs, count = self.original.inputs, self._count
-        size = call_size(inputs, self.options.at_once, len(data))
-        for start in range(0, count, size):
-            rows = list(range(start, min(start + size, count)))
-            if call_size(inputs, len(rows), len(rows)) != len(rows):
-                # Not a batch that the network takes: filled up with what was seen before.
-                rows += [row % count for row in range(size - len(rows))]
-            yield feeds(data.batch(rows), inputs, data.name)
 
     def _write(self, folder: Path, made: Halved) -> OnnxArtifact:
         import onnx

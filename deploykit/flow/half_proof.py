@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.check.accuracy import accuracy, reported
-from deploykit.check.metrics import metric_named
+from deploykit.check.accuracy import reported
 from deploykit.check.parity import compare
 from deploykit.core.errors import CheckFailedError, DeploykitError
 from deploykit.core.measurement import Target
 from deploykit.core.report import Check, Verdict
-from deploykit.flow.accuracy import labels_type, lost_check, usual_metric
+from deploykit.flow.accuracy import labels_type, lost_check, scored
 from deploykit.flow.splits import VAL, Splits
 from deploykit.flow.verify import outputs_of, parity_sizes, real_feeds
 from deploykit.load.artifacts import MODEL_NAME, load_artifact
@@ -123,10 +122,12 @@ class Proof:
         yield check
 
     def _scored(self, session: Session, data: Data) -> Accuracy:
-        metric = metric_named(self.request.metric or usual_metric(data))
-        inputs = self.original.inputs
-        return accuracy(
-            lambda fed: session.bind(fed)(), data, inputs, metric, progress=self.progress
+        return scored(
+            lambda fed: session.bind(fed)(),
+            self.original,
+            data,
+            self.request.metric,
+            self.progress,
         )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from deploykit import __version__
 from deploykit.core import records
-from deploykit.core.errors import BadInputError
 from deploykit.core.report import Report
 from deploykit.flow.cache import key_of
 from deploykit.flow.folders import REPORT_NAME
@@ -19,6 +18,7 @@ from deploykit.flow.half_request import HalfRequest
 from deploykit.flow.precision import INT8
 from deploykit.flow.quantize import FILES, QuantizeRequest, run_quantize
 from deploykit.flow.quantize_record import QUANTIZATION, QUANTIZATION_NAME, Quantization
+from deploykit.flow.splits import check_limit
 from deploykit.load.datasets import open_data
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ class Lowering:
 
     def __post_init__(self) -> None:
         """Refuse a limit that nothing is held against."""
-        if self.lower.loop.max_drop is not None and not self.val:
-            raise BadInputError(
-                "a limit on the loss of accuracy (max_drop) needs data to judge it on: add --val"
-            )
+        check_limit(self.lower.loop.max_drop, self.val)
 
     def fill(self, source: Path, folder: Path, progress: Progress) -> None:
         """Make the artifact of `source` in an empty folder.

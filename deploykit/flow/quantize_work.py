@@ -14,6 +14,7 @@ from deploykit.check.accuracy import call_size
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
+from deploykit.flow.calibration import calibration_batches
 from deploykit.flow.quantize_ranges import SERVED, Histograms
 from deploykit.load.artifacts import MODEL_NAME
 from deploykit.load.data import feeds
@@ -167,15 +168,9 @@ class Work:
             most: samples; all that are asked for where it is `None`.
             size: of a batch, as near as the network takes it; as asked where it is `None`.
         """
-        inputs = self.original.inputs
         count = self.count if most is None else min(most, self.count)
-        size = call_size(inputs, size or self.request.options()[0].at_once, len(self.data))
-        for start in range(0, count, size):
-            rows = list(range(start, min(start + size, count)))
-            if call_size(inputs, len(rows), len(rows)) != len(rows):
-                # Not a batch that the network takes: filled up with samples that were seen before.
-                rows += [row % count for row in range(size - len(rows))]
-            yield feeds(self.data.batch(rows), inputs, self.data.name)
+        at_once = size or self.request.options()[0].at_once
+        return calibration_batches(self.data, self.original.inputs, count, at_once)
 
     @property
     def _gives_back(self) -> bool:

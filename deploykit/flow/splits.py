@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploykit.core.errors import BadInputError
 from deploykit.load.datasets import open_data
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ class Splits:
     def digests(self) -> dict[str, str]:
         """SHA-256 of each, in hex."""
         return {name: data.digest() for name, data in self.named.items()}
+
+
+def check_limit(max_drop: float | None, val: str) -> None:
+    """Refuse a limit on what may be lost that nothing is held against.
+
+    Args:
+        max_drop: the limit, or `None` where nothing limits it.
+        val: data to judge on, or "".
+
+    Raises:
+        BadInputError: there is a limit and no data.
+    """
+    if max_drop is not None and not val:
+        raise BadInputError(
+            "a limit on the loss of accuracy (max_drop) needs data to judge it on: add --val"
+        )
 
 
 def open_splits(val: str, evaluation: str, recipe: Recipe | None = None) -> Splits:

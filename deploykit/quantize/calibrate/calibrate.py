@@ -61,7 +61,6 @@ def calibrate(
     observer: Callable[[], Observer],
     *,
     memory: Memory | None = None,
-    sizes: Mapping[str, int] | None = None,
     threads: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Range]:
@@ -74,7 +73,6 @@ def calibrate(
         observer: makes one for each value, in the order of `wanted`. It may read what it is shown
             until it returns; two observers may be shown theirs at the same time.
         memory: what may be taken.
-        sizes: not used: shapes are inferred for the batch that comes.
         threads: of ONNX Runtime; 0 for one a core.
         progress: told after every batch.
 
@@ -83,7 +81,6 @@ def calibrate(
             the memory that was allowed is not enough: it says what would be.
         EnvironmentFailedError: the machine's memory is not enough, or its disk.
     """
-    _ = sizes
     observers = {name: observer() for name in wanted}
     seen = 0
     CPU.warm_imports()

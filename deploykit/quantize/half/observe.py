@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deploykit.quantize.half.known import Known
-
-_BYTES = 4
 
 
 class FiniteExtremes:
@@ -59,11 +57,3 @@ def wanted_values(known: Known) -> tuple[str, ...]:
     names = [value.name for value in graph.frame.graph.input]
     names += [name for node in graph.nodes for name in node.output if name]
     return tuple(name for name in names if known.types.get(name) == FLOAT)
-
-
-def sizes_of(known: Known, at_once: int) -> dict[str, int]:
-    """Bytes of every value for one batch; a size that is not known is taken for the batch."""
-    return {
-        name: _BYTES * prod(one if isinstance(one, int) else at_once for one in shape)
-        for name, shape in known.shapes.items()
-    }
