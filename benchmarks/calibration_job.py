@@ -5,13 +5,13 @@ Light, so that no process has more in memory than its own tool needs.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from benchmarks.in_child import ChildError, answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,18 +84,12 @@ def ask(module: str, job: Job) -> Outcome:
     Raises:
         RuntimeError: it failed; the last line that it said.
     """
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", module, msgspec.json.encode(job).decode()],
-        capture_output=True,
-        text=True,
-        cwd=_ROOT,
-        timeout=_LONGEST_S,
-        check=False,
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines()
-        raise RuntimeError(f"{module} {job}: {lines[-1] if lines else ended.returncode}")
-    return msgspec.json.decode(ended.stdout.splitlines()[-1], type=Outcome)
+    text = msgspec.json.encode(job).decode()
+    try:
+        told = answer(module, text, environment={}, timeout_s=_LONGEST_S)
+    except ChildError as error:
+        raise RuntimeError(f"{module} {job}: {error}") from error
+    return msgspec.json.decode(told, type=Outcome)
 
 
 def job_of(argument: str) -> Job:

@@ -73,7 +73,7 @@ class Chains:
         network = [path for path in NETWORK.iterdir() if path.is_file()]
         both = [here / "chain_one.py", *network, *(code / "train").glob("*.py")]
         ours = [here / "chain_ours.py", *(code / "compress").rglob("*.py")]
-        theirs = [here / "peers" / "torch_pruning_rounded.py", packages.REQUIREMENTS]
+        theirs = [here / "peers" / "torch_pruning_cut.py", packages.REQUIREMENTS]
         mine = (code / "quantize").rglob("*.py")
         judge = [here / "int8_one.py", *(here / "peers").glob("int8*")]
         trained = {

@@ -8,8 +8,6 @@ checkpoint, and a decision that was made stays.
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from benchmarks.fine_tuned import NETWORK, OURS, Budget
-from benchmarks.packages import BENCH, ROOT
+from benchmarks.in_child import ONE_THREAD, ChildError, answer
+from benchmarks.packages import BENCH
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,18 +78,11 @@ def ask(job: Job, folder: Path, *, decide_only: bool = False) -> Trained:
         decide_only: which channels go is decided and kept, and nothing is trained.
     """
     texts = [msgspec.json.encode(job).decode(), str(folder), *(["decide"] if decide_only else [])]
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.chain_one", *texts],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["nothing said"]
-        sys.exit(f"chain: {job.tool} to {job.share:g} failed: {lines[-1]}")
-    return msgspec.json.decode(ended.stdout.splitlines()[-1], type=Trained)
+    try:
+        told = answer("benchmarks.chain_one", *texts, environment=ONE_THREAD)
+    except ChildError as error:
+        sys.exit(f"chain: {job.tool} to {job.share:g} failed: {error}")
+    return msgspec.json.decode(told, type=Trained)
 
 
 def make(job: Job, folder: Path) -> Trained:
@@ -140,10 +132,13 @@ def _smaller(model: Model, job: Job, folder: Path) -> nn.Module:
     import torch
 
     from benchmarks import packages
-    from benchmarks.peers.torch_pruning_rounded import cut_rounded
+    from benchmarks.peers.torch_pruning_cut import Way
+    from benchmarks.peers.torch_pruning_cut import cut_to_macs as cut_by_peer
 
     packages.on_path()
-    return cut_rounded(model.module, torch.zeros(1, 1, 28, 28), job.share, job.round_to)
+    # The way that kept the most accuracy in `pruning_accuracy`.
+    way = Way(over_all=True, isomorphic=True, round_to=job.round_to)
+    return cut_by_peer(model.module, torch.zeros(1, 1, 28, 28), job.share, way)
 
 
 def _macs(model: Model) -> float:

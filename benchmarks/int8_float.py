@@ -7,12 +7,11 @@ learnt.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.in_child import ONE_THREAD, ChildError, answer
 from benchmarks.packages import ROOT
 
 if TYPE_CHECKING:
@@ -29,17 +28,10 @@ _SIZE = 224
 def export(name: str, folder: Path) -> Path:
     """The ONNX file of a network in an empty folder; made in a process of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.int8_float", name, str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["nothing said"]
-        sys.exit(f"{name} could not be exported: {lines[-1]}")
+    try:
+        answer("benchmarks.int8_float", name, str(folder), environment=ONE_THREAD)
+    except ChildError as error:
+        sys.exit(f"{name} could not be exported: {error}")
     return folder / "model.onnx"
 
 

@@ -5,8 +5,6 @@ In a process of its own: no tool meets what another has imported, patched or lef
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from benchmarks.packages import ROOT
+from benchmarks.in_child import ONE_THREAD, ChildError, answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,18 +77,12 @@ class Made:
 
 def ask(job: Job) -> Made:
     """Do a job in a child process; what a tool raises is an outcome, too."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.int8_one", _text(job)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"},
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or [f"exit status {ended.returncode}"]
-        return Made(why=lines[-1][:300])
-    return msgspec.json.decode(ended.stdout.splitlines()[-1], type=Made)
+    environment = {**ONE_THREAD, "TQDM_DISABLE": "1"}
+    try:
+        told = answer("benchmarks.int8_one", _text(job), environment=environment)
+    except ChildError as error:
+        return Made(why=str(error)[:300])
+    return msgspec.json.decode(told, type=Made)
 
 
 def make(job: Job, folder: Path) -> Made:

@@ -8,8 +8,6 @@ so that an interrupted run goes on.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ import msgspec
 
 from benchmarks import packages
 from benchmarks.fine_tuned import NETWORK, OURS, PEER, Budget, Job, Judged
+from benchmarks.in_child import ONE_THREAD, ChildError, answer
 from benchmarks.kept import Kept
 from benchmarks.peers.torch_pruning_cut import WAYS
 from benchmarks.result import Figure, Result
@@ -176,15 +175,8 @@ def _code(room: str) -> list[Path]:
 
 def _ask(job: Job) -> Judged:
     text = msgspec.json.encode(job).decode()
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "benchmarks.fine_tuned", text],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=packages.ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["nothing said"]
-        sys.exit(f"pruning_accuracy: {job.tool or 'judging'} failed: {lines[-1]}")
-    return msgspec.json.decode(ended.stdout.splitlines()[-1], type=Judged)
+    try:
+        told = answer("benchmarks.fine_tuned", text, environment=ONE_THREAD)
+    except ChildError as error:
+        sys.exit(f"pruning_accuracy: {job.tool or 'judging'} failed: {error}")
+    return msgspec.json.decode(told, type=Judged)

@@ -8,9 +8,7 @@ processes, and the interval of a ratio is that of their medians' mean.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import sys
 import time
 from array import array
@@ -21,7 +19,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from benchmarks.packages import ROOT
+from benchmarks.in_child import ONE_THREAD, ChildError, answer
 from deploykit.bench import timing
 from deploykit.bench.machine import machine_facts
 from deploykit.check.intervals import mean_interval
@@ -101,18 +99,11 @@ def has_vnni() -> bool:
 
 def _child(job: Job) -> tuple[tuple[float, ...], ...]:
     text = msgspec.json.encode(job).decode()
-    ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks.turns", text],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["nothing said"]
-        sys.exit(f"artifacts could not be measured: {lines[-1]}")
-    return msgspec.json.decode(ended.stdout, type=tuple[tuple[float, ...], ...])
+    try:
+        told = answer("benchmarks.turns", text, environment=ONE_THREAD)
+    except ChildError as error:
+        sys.exit(f"artifacts could not be measured: {error}")
+    return msgspec.json.decode(told, type=tuple[tuple[float, ...], ...])
 
 
 def take_turns(job: Job) -> list[list[float]]:

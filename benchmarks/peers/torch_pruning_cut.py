@@ -26,11 +26,13 @@ class Way:
         over_all: whether all layers compete (`global_pruning`), or each loses the same share.
         isomorphic: whether only layers of the same structure compete (with `over_all`).
         steps: of iterative pruning; 1 is at one go.
+        round_to: kept channels are multiples of it, where the library can; 1 for any number.
     """
 
     over_all: bool
     isomorphic: bool = False
     steps: int = 1
+    round_to: int = 1
 
 
 WAYS = {
@@ -78,6 +80,7 @@ def _pruned(module: nn.Module, images: Tensor, ratio: float, way: Way) -> nn.Mod
         global_pruning=way.over_all,
         isomorphic=way.isomorphic,
         iterative_steps=way.steps,
+        round_to=way.round_to if way.round_to > 1 else None,
         ignored_layers=_classifiers(small, int(module(images).shape[-1])),
     )
     for _ in range(way.steps):

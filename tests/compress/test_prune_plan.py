@@ -156,7 +156,7 @@ def test_an_empty_plan_is_the_network(program: Program) -> None:
     assert torch.equal(cut(program, Plan())(image), program.module.eval()(image))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(first=some.sets(some.integers(0, 7), max_size=6), share=some.floats(0, 0.9))
 def test_two_cuts_in_turn_are_one(first: set[int], share: float) -> None:
     torch.manual_seed(0)
