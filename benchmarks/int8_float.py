@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ZOO = {
     "resnet50": "torchvision",
     "mobilenet_v2": "torchvision",
+    "mobilenet_v3_large": "torchvision",
+    "efficientnet_b0": "torchvision",
     "deit_tiny_patch16_224": "timm",
 }
 _SIZE = 224

@@ -33,7 +33,7 @@ def float_network() -> Callable[..., Path]:
     return _network
 
 
-def _network(path: Path, batch: int | str = "N") -> Path:
+def _network(path: Path, batch: int | str = "N", activation: str = "Relu") -> Path:
     """Conv, Relu, Conv, Relu, pool, Gemm."""
     rng = np.random.default_rng(0)
 
@@ -47,7 +47,7 @@ def _network(path: Path, batch: int | str = "N") -> Path:
     }  # fmt: skip
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "first", pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node(activation, ["a"], ["b"], "relu"),
         helper.make_node("Conv", ["b", "w2", "b2"], ["c"], "second"),
         helper.make_node("Relu", ["c"], ["d"], "relu_2"),
         helper.make_node("GlobalAveragePool", ["d"], ["e"], "pool"),

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from deploykit.check.signal import signals, tap
 from deploykit.core.progress import Progress, silent
 from deploykit.quantize.graph.values import bodies, without_weights
@@ -114,6 +116,8 @@ class _Merging:
     """Pairs that stand in the third network already."""
     theirs: dict[str, onnx.NodeProto] = field(default_factory=dict)
     """Nodes of the quantized network by name."""
+    float_names: frozenset[str] = frozenset()
+    """Names of the nodes of the float network."""
 
     def networks(self) -> None:
         """The float network and the quantized one, and which of their values are the same."""
@@ -121,6 +125,7 @@ class _Merging:
             rename = self._prefixed(wiring, prefix)
             self.nodes += [_renamed(node, rename) for node in wiring.graph.node]
         self.theirs.update({node.name: node for node in self.int8.graph.node})
+        self.float_names = frozenset(node.name for node in self.float_.graph.node)
         inputs = [value.name for value in self.float_.graph.input]
         self.origin.update({name: name for name in inputs if name not in self.float_.constants})
         for node in self.float_.graph.node:
@@ -180,7 +185,10 @@ class _Merging:
         if node.op_type != _TO_FLOAT:
             return None
         before = self.int8.makers.get(node.input[0])
-        return before if before is not None and before.op_type == _TO_INTEGERS else None
+        if before is None or before.op_type != _TO_INTEGERS:
+            return None
+        to, back = (self.int8.values(one.input[1]) for one in (before, node))
+        return before if np.all(to == back) else None  # another scale: the values times a factor
 
     def _alone(self, node: onnx.NodeProto, result: str) -> str:
         """A layer in the third network, with what its quantizer absorbs; its last value or ""."""
@@ -222,7 +230,7 @@ class _Merging:
         copy.CopyFrom(node)
         copy.name = f"{ALONE}/{node.name}"
         for place, name in enumerate(node.input):
-            read = names.get(name) or self._read_alone(name)
+            read = names.get(name) or self._read_alone(name) or self._new_alone(name, names)
             if name and not read:
                 return None
             copy.input[place] = read
@@ -244,6 +252,18 @@ class _Merging:
             return self._float(value)
         pair = f"{ALONE}/value/{value}"
         return self._pair(before, maker, self._float(value), pair)
+
+    def _new_alone(self, name: str, names: dict[str, str]) -> str:
+        """A copy of what quantization put before a layer as a part of it, or ""."""
+        maker = self.int8.makers.get(name)
+        if maker is None or maker.name in self.float_names:
+            return ""
+        copy = self._node_alone(maker, names)
+        if copy is None:
+            return ""
+        copy.name = copy.output[0]
+        self.nodes.append(copy)
+        return names[name]
 
     def _is_constant(self, node: onnx.NodeProto) -> bool:
         return all(name in self.int8.constants for name in node.input if name)

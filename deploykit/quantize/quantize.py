@@ -22,6 +22,7 @@ from deploykit.quantize.place.emit import emit
 from deploykit.quantize.place.saturation import resolved
 from deploykit.quantize.place.targets import placement_named
 from deploykit.quantize.prepare.depthwise import as_depthwise
+from deploykit.quantize.prepare.fuse_hard import fuse_hard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -171,7 +172,10 @@ def rescaled(
 def _suited(prepared: Prepared, options: QuantizeOptions) -> Prepared:
     """With what the target has faster kernels for in place of what it has none for."""
     graph = Graph(prepared.model, prepared.folder)
-    made = as_depthwise(graph, _placement(options).depthwise)
+    placement = _placement(options)
+    made = as_depthwise(graph, placement.depthwise)
+    if "HardSigmoid" in placement.rules:
+        made += fuse_hard(graph)
     return replace(prepared, model=graph.whole()) if made else prepared
 
 

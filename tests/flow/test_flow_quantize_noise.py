@@ -31,7 +31,10 @@ SAMPLES = 24
 
 @pytest.fixture
 def work(tmp_path: Path, float_network: Callable[..., Path]) -> Work:
-    path = float_network(tmp_path / "net.onnx")
+    return _work_on(float_network(tmp_path / "net.onnx"), tmp_path)
+
+
+def _work_on(path: Path, tmp_path: Path) -> Work:
     request = QuantizeRequest(
         path, tmp_path / "out", "digits[:48]", changes={"at_once": 8}, threads=1
     )
@@ -91,6 +94,22 @@ def test_a_layer_alone_is_what_is_left_where_all_others_are_float(work: Work, na
 
     assert whole.alone_db == pytest.approx(single.snr_db, abs=0.5)
     assert whole.snr_db < whole.alone_db
+
+
+@pytest.mark.parametrize("activation", ["HardSigmoid", "HardSwish"])
+def test_what_is_several_nodes_in_integers_is_one_layer(
+    activation: str, tmp_path: Path, float_network: Callable[..., Path]
+) -> None:
+    work = _work_on(float_network(tmp_path / "net.onnx", activation=activation), tmp_path)
+    made = work.made(Trial())
+
+    found = _noise(work, made)
+
+    feed = next(iter(work.batches(SAMPLES, SAMPLES)))
+    float_, int8 = _values(made.prepared.model, feed), _values(made.quantized.model, feed)
+    expected = _db(float_["b"], int8["b/dequantized"])
+    assert found["relu"].snr_db == pytest.approx(expected, abs=0.5)
+    assert expected < found["relu"].alone_db < expected + 20  # what is before it adds noise
 
 
 def test_memory_does_not_depend_on_how_many_samples_there_are(work: Work) -> None:

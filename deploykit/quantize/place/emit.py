@@ -14,6 +14,7 @@ import numpy as np
 from deploykit.quantize.graph.values import attributes, without_weights
 from deploykit.quantize.graph.wiring import Wiring
 from deploykit.quantize.place.conditions import channels_read
+from deploykit.quantize.place.hard import HARD_SIGMOID, HARD_SWISH, HardNodes
 from deploykit.quantize.place.numbers import (
     Grid,
     best_weight_grid,
@@ -63,6 +64,7 @@ def emit(
         rule = decision.nodes.get(node.name)
         if rule is not None:
             work.constants(node, rule)
+    work.hard_nodes()
     work.pairs()
     work.finish()
     return made
@@ -82,15 +84,42 @@ class _Emitting:
     written: dict[tuple[str, object], str] = field(default_factory=dict)
     """Names behind the dequantizer of a constant, by its name and grid."""
     scales: dict[tuple[object, ...], tuple[str, str]] = field(default_factory=dict)
+    hard: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    """Nodes that read a value's integers with other scales, by its name."""
 
     def choose_grids(self) -> None:
         """A grid for each activation."""
+        gates = {self.decision.results[node.name] for node in self._of_op(HARD_SIGMOID)}
         for name, span in self.decision.values.items():
             low = min(self.ranges[one].low for one in span)
             high = max(self.ranges[one].high for one in span)
+            if gates.issuperset(span):  # its quantizer is what clips
+                low, high = max(low, 0.0), min(high, 1.0)
             placement = self.placement
             grid = grid_of(low, high, placement.activation, symmetric=placement.symmetric)
             self.grids[name] = grid
+
+    def _of_op(self, *operators: str) -> list[onnx.NodeProto]:
+        """Nodes that are quantized."""
+        chosen = self.decision.nodes
+        nodes = self.wiring.graph.node
+        return [node for node in nodes if node.op_type in operators and node.name in chosen]
+
+    def hard_nodes(self) -> None:
+        """What has no integer kernel of its own, as sums and products, which have one."""
+        for node in self._of_op(HARD_SIGMOID, HARD_SWISH):
+            name = node.input[0]
+            new = HardNodes(self._constants_of, self._integers).rewrite(
+                node, f"{name}/quantized", self.grids[name]
+            )
+            self.hard.setdefault(name, []).extend(new)
+
+    def _integers(self, name: str, values: NDArray[Any]) -> str:
+        """Write a constant; its name."""
+        from onnx import numpy_helper
+
+        self.wiring.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
 
     def pairs(self) -> None:
         """A pair for each activation."""
@@ -124,6 +153,7 @@ class _Emitting:
                 "DequantizeLinear", [middle, scale, zero], [behind], f"{name}/DequantizeLinear"
             ),
         ]
+        nodes += self.hard.get(name, ())
         self.behind[source] = nodes
         for reader in self.wiring.readers.get(name, ()):
             if all_readers and self._would_be_quantized(reader):
@@ -205,7 +235,7 @@ class _Emitting:
 
     def _write(self, node: onnx.NodeProto, position: int, values: NDArray[Any], grid: Grid) -> None:
         """Replace a constant by its integers and a dequantizer."""
-        from onnx import helper, numpy_helper
+        from onnx import helper
 
         name = node.input[position]
         key = (name, (grid.scale.tobytes(), str(grid.zero.dtype), grid.axis))
@@ -214,14 +244,13 @@ class _Emitting:
             number = sum(known == name for known, _ in self.written)
             base = f"{name}/{number}" if number else name
             behind = f"{base}/dequantized"
-            integers = numpy_helper.from_array(grid.quantized(values), f"{base}/quantized")
-            self.wiring.graph.initializer.append(integers)
+            integers = self._integers(f"{base}/quantized", grid.quantized(values))
             scale, zero = self._constants_of(base, grid)
             axis: dict[str, Any] = {} if grid.axis is None else {"axis": grid.axis}
             self.behind.setdefault("", []).append(
                 helper.make_node(
                     "DequantizeLinear",
-                    [integers.name, scale, zero],
+                    [integers, scale, zero],
                     [behind],
                     f"{base}/DequantizeLinear",
                     **axis,
@@ -254,11 +283,15 @@ class _Emitting:
             nodes.append(node)
             for name in node.output:
                 nodes += self.behind.get(name, ())
-        copies = [_copy(node) for node in nodes]
+        read = {name for node in nodes for name in node.input} | self.wiring.outer
+        read |= {value.name for value in graph.output}
+        # ONNX Runtime computes what nobody reads.
+        idle = {
+            id(node) for new in self.behind.values() for node in new if node.output[0] not in read
+        }
+        copies = [_copy(node) for node in nodes if id(node) not in idle]
         del graph.node[:]
         graph.node.extend(copies)
-        read = {name for node in copies for name in node.input} | self.wiring.outer
-        read |= {value.name for value in graph.output}
         kept = [tensor for tensor in graph.initializer if tensor.name in read]
         dropped = {tensor.name for tensor in graph.initializer} - read
         if dropped:

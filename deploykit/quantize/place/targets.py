@@ -4,9 +4,9 @@ A runtime replaces a node between DequantizeLinear and QuantizeLinear by an inte
 it has one; a pair around any other node costs time and gains nothing. The tables say where it has
 one. For ONNX Runtime they are what its optimiser (1.32, CPU provider) leaves of a graph with one
 such node, which `tests/quantize` asks again. It has none of ConvTranspose, ReduceMean, Resize that
-interpolates, Pad, Sub, Div, Max, Gelu, HardSigmoid, HardSwish, Tanh, PRelu, and of no norm; nor of
-products of *signed* activations on x86, which are computed in float or, Gemm, in four times the
-time. Its integer Softmax took five times the float one's time and is left out.
+interpolates, Pad, Sub, Div, Max, Gelu, Tanh, PRelu, and of no norm; nor of products of *signed*
+activations on x86, which are computed in float or, Gemm, in four times the time. Its integer
+Softmax took five times the float one's time and is left out.
 
 For TensorRT they follow the guide to explicit quantization (Developer Guide, "Q/DQ Layer-Placement
 Recommendations"): inputs of what computes are quantized, results are not; the input of a residual
@@ -28,6 +28,7 @@ from deploykit.quantize.place.conditions import (
     picks_values,
     plain_gemm,
 )
+from deploykit.quantize.place.hard import rises
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -168,6 +169,8 @@ ORT_CPU = Placement(
         DEPTHWISE: Rule(Role.COMPUTES, (0,), 1, Channel.FIRST, 2, alone=False),
         **_table(Role.JOINS, "Add Mul Concat"),
         **_table(Role.JOINS, "AveragePool GlobalAveragePool LeakyRelu Sigmoid", reads=(0,)),
+        # No kernel of their own: as sums and products (`hard.py`).
+        **_table(Role.JOINS, "HardSigmoid HardSwish", reads=(0,), needs=rises),
         **_table(Role.MOVES, _MOVES, reads=(0,)),
         "Resize": Rule(Role.MOVES, (0,), needs=picks_values),
         "Where": Rule(Role.JOINS, (1, 2), needs=finite_choice),
