@@ -89,7 +89,7 @@ def make(job: Job, folder: Path) -> Trained:
     """Prune, fine-tune and export here."""
     from deploykit.export.options import ExportOptions
     from deploykit.export.torch_to_onnx import export_model
-    from deploykit.flow.prune_tune import tune_options
+    from deploykit.flow.prune.tune import tune_options
     from deploykit.load.datasets import open_data
     from deploykit.load.modules import load_source
     from deploykit.load.recipe import load_recipe

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.options import PruneOptions
 from deploykit.core.progress import silent
-from deploykit.flow.prune_aim import Planner, read_counts
-from deploykit.flow.prune_cutting import Cutting
-from deploykit.flow.prune_latency import Bench, steps_of
-from deploykit.flow.prune_loop import LatencyAim
-from deploykit.flow.prune_size import network_of, smaller
+from deploykit.flow.prune.aim import Planner, read_counts
+from deploykit.flow.prune.cutting import Cutting
+from deploykit.flow.prune.latency import Bench, steps_of
+from deploykit.flow.prune.loop import LatencyAim
+from deploykit.flow.prune.size import network_of, smaller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from deploykit.core.types import Model
-    from deploykit.flow.prune_size import Network
+    from deploykit.flow.prune.size import Network
 
 _KEPT_NAME = "kept.json"  # what `read_counts` reads
 

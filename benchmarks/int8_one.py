@@ -116,7 +116,7 @@ def _quantized(job: Job, folder: Path) -> Path:
 
 def _ours(job: Job, out: Path) -> Path:
     """As `deploykit quantize` does it, with everything at its default but `changes`."""
-    from deploykit.flow.quantize import QuantizeRequest, run_quantize
+    from deploykit.flow.quantize.quantize import QuantizeRequest, run_quantize
 
     changes: Mapping[str, Option] = job.changes
     run_quantize(

@@ -71,8 +71,8 @@ def _twins(model: Path, ratio: float) -> Figure:
 def _pruned(
     model: Path, name: str, latency: str = "", *, measure: bool = True, **changes: float | str
 ) -> Path:
-    from deploykit.flow.prune import run_prune
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune.prune import run_prune
+    from deploykit.flow.prune.request import PruneRequest
     from deploykit.load.sources import Source
 
     out = model.parent / name
@@ -109,7 +109,7 @@ def _artifact(source: Path) -> Path:
 
 def _measured(whole: Path, part: Path) -> SideBySide:
     from deploykit.core.progress import silent
-    from deploykit.flow.prune_latency import Bench
+    from deploykit.flow.prune.latency import Bench
 
     bench = Bench(whole.parent, whole.parent, 1, _THREADS, silent)
     return bench.compare(whole, part, careful=True)

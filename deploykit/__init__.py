@@ -63,12 +63,12 @@ if TYPE_CHECKING:
     )
     from deploykit.export.options import ExportOptions
     from deploykit.flow.export import ExportRequest, ExportResult, run_export
-    from deploykit.flow.half import HalfResult, run_half
-    from deploykit.flow.half_request import HalfRequest
+    from deploykit.flow.half.half import HalfResult, run_half
+    from deploykit.flow.half.request import HalfRequest
     from deploykit.flow.measure import BenchRequest, measure
-    from deploykit.flow.prune import PruneResult, run_prune
-    from deploykit.flow.prune_request import PruneRequest
-    from deploykit.flow.quantize import QuantizeRequest, QuantizeResult, run_quantize
+    from deploykit.flow.prune.prune import PruneResult, run_prune
+    from deploykit.flow.prune.request import PruneRequest
+    from deploykit.flow.quantize.quantize import QuantizeRequest, QuantizeResult, run_quantize
     from deploykit.flow.rebuild import load_model
     from deploykit.flow.train import train_recipe
     from deploykit.load.artifacts import load_artifact
@@ -147,17 +147,17 @@ _HOMES = {
     "ExportOptions": "export.options",
     "ExportRequest": "flow.export",
     "ExportResult": "flow.export",
-    "HalfRequest": "flow.half_request",
-    "HalfResult": "flow.half",
+    "HalfRequest": "flow.half.request",
+    "HalfResult": "flow.half.half",
     "Machine": "core.measurement",
     "Measurement": "core.measurement",
     "Plan": "bench.run",
     "ProcessRun": "core.measurement",
     "PruneOptions": "compress.prune.options",
-    "PruneRequest": "flow.prune_request",
-    "PruneResult": "flow.prune",
-    "QuantizeRequest": "flow.quantize",
-    "QuantizeResult": "flow.quantize",
+    "PruneRequest": "flow.prune.request",
+    "PruneResult": "flow.prune.prune",
+    "QuantizeRequest": "flow.quantize.quantize",
+    "QuantizeResult": "flow.quantize.quantize",
     "Recipe": "load.recipe",
     "Report": "core.report",
     "Samples": "core.measurement",
@@ -176,9 +176,9 @@ _HOMES = {
     "open_data": "load.datasets",
     "parse_inputs": "load.inputs",
     "run_export": "flow.export",
-    "run_half": "flow.half",
-    "run_prune": "flow.prune",
-    "run_quantize": "flow.quantize",
+    "run_half": "flow.half.half",
+    "run_prune": "flow.prune.prune",
+    "run_quantize": "flow.quantize.quantize",
     "train_recipe": "flow.train",
 }
 _ERRORS = "Error"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from deploykit.core.report import Check, Report
     from deploykit.core.types import Option
     from deploykit.flow.export import ExportResult
-    from deploykit.flow.half_record import Half
-    from deploykit.flow.quantize_record import Quantization
+    from deploykit.flow.half.record import Half
+    from deploykit.flow.quantize.record import Quantization
 
 _EXAMPLES = """\b
 Examples:
@@ -167,8 +167,8 @@ def _print(result: ExportResult) -> None:
 
 def print_left(record: Quantization | Half) -> None:
     """How many nodes are in the lower precision, and why the first of the others are not."""
-    from deploykit.flow.half_record import HALF_NAME, Half
-    from deploykit.flow.quantize_record import QUANTIZATION_NAME
+    from deploykit.flow.half.record import HALF_NAME, Half
+    from deploykit.flow.quantize.record import QUANTIZATION_NAME
 
     half = isinstance(record, Half)
     left = [row for row in record.layers if row.kept_float]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from deploykit.flow.half import HalfResult
+    from deploykit.flow.half.half import HalfResult
 
 _OWN = frozenset(
     {"model", "output", "val", "evaluation", "metric", "overwrite", "as_json", "quiet"}
@@ -30,8 +30,8 @@ def convert(out: Path, typed: Mapping[str, Any]) -> None:
     Raises:
         BadInputError: an option that goes with int8 only, among others.
     """
-    from deploykit.flow.half import run_half
-    from deploykit.flow.half_request import HalfRequest
+    from deploykit.flow.half.half import run_half
+    from deploykit.flow.half.request import HalfRequest
     from deploykit.flow.precision import QUANTIZE, lower_of
 
     given = {name: value for name, value in typed.items() if name not in _OWN}

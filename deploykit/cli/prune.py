@@ -19,13 +19,13 @@ from deploykit.compress.prune.options import (
     PruneOptions,
 )
 from deploykit.compress.prune.structure import Exactness
-from deploykit.flow.prune_loop import PRECISIONS, PruneLoop
+from deploykit.flow.prune.loop import PRECISIONS, PruneLoop
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
     from deploykit.core.types import Option
-    from deploykit.flow.prune import PruneResult
-    from deploykit.flow.prune_record import Pruning
+    from deploykit.flow.prune.prune import PruneResult
+    from deploykit.flow.prune.record import Pruning
 
 _EXAMPLES = """\b
 Examples:
@@ -118,8 +118,8 @@ def command(
     """
     from deploykit.cli.export import default_output
     from deploykit.core.report import Verdict
-    from deploykit.flow.prune import run_prune
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune.prune import run_prune
+    from deploykit.flow.prune.request import PruneRequest
     from deploykit.load.inputs import parse_inputs
     from deploykit.load.sources import Source
 
@@ -139,7 +139,7 @@ def command(
     with progress(quiet or as_json) as tell:
         result = run_prune(request, tell)
     if as_json:
-        from deploykit.flow.prune_record import PRUNING
+        from deploykit.flow.prune.record import PRUNING
 
         print_json(result.pruning, PRUNING)
     else:

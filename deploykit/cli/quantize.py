@@ -21,8 +21,8 @@ from deploykit.quantize.options import (
 
 if TYPE_CHECKING:
     from deploykit.core.types import Option
-    from deploykit.flow.quantize import QuantizeResult
-    from deploykit.flow.quantize_record import LayerRow
+    from deploykit.flow.quantize.quantize import QuantizeResult
+    from deploykit.flow.quantize.record import LayerRow
 
 _EXAMPLES = """\b
 Examples:
@@ -118,7 +118,7 @@ def command(
     """
     from deploykit.cli.half import convert
     from deploykit.flow.precision import INT8, QUANTIZE, lower_of
-    from deploykit.flow.quantize import QuantizeRequest, run_quantize
+    from deploykit.flow.quantize.quantize import QuantizeRequest, run_quantize
 
     name = model.absolute().parent.name if model.name == "artifact.json" else model.stem
     out = output or Path("build") / f"{name}-{precision}"

@@ -25,9 +25,9 @@ from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
-from deploykit.flow.half_record import HALF, Half
-from deploykit.flow.prune_record import PRUNING, Pruning
-from deploykit.flow.quantize_record import QUANTIZATION, Quantization
+from deploykit.flow.half.record import HALF, Half
+from deploykit.flow.prune.record import PRUNING, Pruning
+from deploykit.flow.quantize.record import QUANTIZATION, Quantization
 from deploykit.load.recipe import RECIPE, Recipe
 from deploykit.quantize.ranges import RANGES, Ranges
 

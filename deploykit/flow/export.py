@@ -24,7 +24,7 @@ from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
 from deploykit.flow.lower import LOWER_FILES, Lowering, joined, read_record, read_report
 from deploykit.flow.precision import COMMAND, FLOAT, INT8, STAGE, lower_of
-from deploykit.flow.prune_recipe import moved
+from deploykit.flow.prune.recipe import moved
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import Splits, open_splits
 from deploykit.flow.stages import check_stages, quantize_table, staged
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from deploykit.core.types import Model
-    from deploykit.flow.half_record import Half
+    from deploykit.flow.half.record import Half
     from deploykit.flow.precision import Lower
-    from deploykit.flow.quantize_record import Quantization
+    from deploykit.flow.quantize.record import Quantization
     from deploykit.load.data import Array
 
 _CACHE_NAME = "cache"

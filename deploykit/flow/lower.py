@@ -11,13 +11,13 @@ from deploykit.core import records
 from deploykit.core.report import Report
 from deploykit.flow.cache import key_of
 from deploykit.flow.folders import REPORT_NAME
-from deploykit.flow.half import FILES as HALF_FILES
-from deploykit.flow.half import run_half
-from deploykit.flow.half_record import HALF, HALF_NAME, Half
-from deploykit.flow.half_request import HalfRequest
+from deploykit.flow.half.half import FILES as HALF_FILES
+from deploykit.flow.half.half import run_half
+from deploykit.flow.half.record import HALF, HALF_NAME, Half
+from deploykit.flow.half.request import HalfRequest
 from deploykit.flow.precision import INT8
-from deploykit.flow.quantize import FILES, QuantizeRequest, run_quantize
-from deploykit.flow.quantize_record import QUANTIZATION, QUANTIZATION_NAME, Quantization
+from deploykit.flow.quantize.quantize import FILES, QuantizeRequest, run_quantize
+from deploykit.flow.quantize.record import QUANTIZATION, QUANTIZATION_NAME, Quantization
 from deploykit.flow.splits import check_limit
 from deploykit.load.datasets import open_data
 

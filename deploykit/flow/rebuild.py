@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Step
-from deploykit.flow.prune_size import smaller
+from deploykit.flow.prune.size import smaller
 from deploykit.load.modules import load_source, state_digest
 from deploykit.load.sources import Source, resolve
 from deploykit.load.weights import fit_weights, read_weights

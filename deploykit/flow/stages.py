@@ -18,7 +18,7 @@ from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, key_of
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.precision import STAGE, lower_of
-from deploykit.flow.prune_recipe import moved
+from deploykit.flow.prune.recipe import moved
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.load.recipe import FILE_NAME
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from deploykit.core.progress import Progress
     from deploykit.core.types import Option
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune.request import PruneRequest
     from deploykit.load.recipe import Recipe
 
     Stages = tuple[Mapping[str, Option], ...]
@@ -98,7 +98,7 @@ def staged(recipe: Recipe, source: Source, progress: Progress) -> Source:
         key = _key(stage, source, (data, recipe.train))
         out = recipe.folder / FOLDER_NAME / "stages" / f"{stage['name']}-{key}"
         if not (out / FILE_NAME).is_file():
-            from deploykit.flow.prune import run_prune
+            from deploykit.flow.prune.prune import run_prune
 
             run_prune(_request(stage, source, out), progress)
         _check_passed(out)
@@ -134,8 +134,8 @@ def _check_passed(out: Path) -> None:
 def _request(stage: Mapping[str, Option], source: Source, out: Path) -> PruneRequest:
     """Sort the keys of a stage to the options that they belong to."""
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.flow.prune_loop import PruneLoop
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune.loop import PruneLoop
+    from deploykit.flow.prune.request import PruneRequest
     from deploykit.train.options import TrainOptions
 
     table = {key: value for key, value in stage.items() if key != "name"}

@@ -14,7 +14,7 @@ import pytest
 
 from deploykit.cli.main import main
 from deploykit.compress.prune.options import PruneOptions
-from deploykit.flow.prune_loop import PruneLoop
+from deploykit.flow.prune.loop import PruneLoop
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from deploykit.core.progress import silent
-from deploykit.flow.prune import PruneResult, run_prune
-from deploykit.flow.prune_request import PruneRequest
+from deploykit.flow.prune.prune import PruneResult, run_prune
+from deploykit.flow.prune.request import PruneRequest
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.sources import Source
 

@@ -14,9 +14,9 @@ from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.report import Verdict
 from deploykit.flow.export import ExportRequest, run_export
-from deploykit.flow.half import run_half
-from deploykit.flow.half_record import HALF, HALF_NAME, Half
-from deploykit.flow.half_request import HalfRequest
+from deploykit.flow.half.half import run_half
+from deploykit.flow.half.record import HALF, HALF_NAME, Half
+from deploykit.flow.half.request import HalfRequest
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.sources import Source
 

@@ -15,8 +15,8 @@ import torch
 from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.report import Verdict
-from deploykit.flow.prune_record import PRUNING, Pruning
-from deploykit.flow.prune_tune import judged
+from deploykit.flow.prune.record import PRUNING, Pruning
+from deploykit.flow.prune.tune import judged
 from deploykit.flow.rebuild import load_model
 from deploykit.load.datasets import open_data
 from deploykit.load.inputs import parse_inputs

@@ -14,10 +14,10 @@ from deploykit.compress.prune.plan import Cut, Plan
 from deploykit.compress.prune.structure import Exactness, Group, Member, Role, Structure
 from deploykit.core.report import Verdict
 from deploykit.flow.accuracy import lost_check
-from deploykit.flow.prune_judge import accuracy_checks, aim_check, oracle_check
-from deploykit.flow.prune_record import RoundRow, Size
-from deploykit.flow.prune_rounds import Stand
-from deploykit.flow.prune_size import kept_of, network_of
+from deploykit.flow.prune.judge import accuracy_checks, aim_check, oracle_check
+from deploykit.flow.prune.record import RoundRow, Size
+from deploykit.flow.prune.rounds import Stand
+from deploykit.flow.prune.size import kept_of, network_of
 from deploykit.flow.rebuild import load_model
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.sources import Source

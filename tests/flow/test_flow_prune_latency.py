@@ -13,10 +13,10 @@ from deploykit.compress.prune.structure import Group
 from deploykit.core.errors import CheckFailedError
 from deploykit.core.progress import silent
 from deploykit.core.report import Verdict
-from deploykit.flow.prune_judge import latency_check
-from deploykit.flow.prune_latency import Bench, aimed, counts_at, steps_of
-from deploykit.flow.prune_loop import LatencyAim
-from deploykit.flow.prune_precision import quantized_name
+from deploykit.flow.prune.judge import latency_check
+from deploykit.flow.prune.latency import Bench, aimed, counts_at, steps_of
+from deploykit.flow.prune.loop import LatencyAim
+from deploykit.flow.prune.precision import quantized_name
 from deploykit.flow.side_by_side import SideBySide
 from deploykit.load.artifacts import load_artifact, read_graph
 from deploykit.load.inputs import parse_inputs

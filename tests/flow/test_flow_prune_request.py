@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deploykit.core.errors import BadInputError
-from deploykit.flow.prune_loop import LatencyAim, PruneLoop
-from deploykit.flow.prune_request import PruneRequest
+from deploykit.flow.prune.loop import LatencyAim, PruneLoop
+from deploykit.flow.prune.request import PruneRequest
 from deploykit.load.sources import Source
 
 

@@ -12,9 +12,9 @@ from deploykit.compress.prune.options import PruneOptions
 from deploykit.compress.prune.plan import Plan
 from deploykit.core.progress import silent
 from deploykit.flow.cache import Cache
-from deploykit.flow.prune_cutting import Cutting
-from deploykit.flow.prune_rounds import Rounds, Stand, Way
-from deploykit.flow.prune_size import kept_of, network_of, size_of
+from deploykit.flow.prune.cutting import Cutting
+from deploykit.flow.prune.rounds import Rounds, Stand, Way
+from deploykit.flow.prune.size import kept_of, network_of, size_of
 from deploykit.flow.rebuild import load_model, pruned
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.sources import Source
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploykit.core.types import Model
-    from deploykit.flow.prune_size import Network
+    from deploykit.flow.prune.size import Network
 
 
 class Loop(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 from deploykit.bench.layer_shapes import LayerShape
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.report import Verdict
-from deploykit.flow import prune_work
-from deploykit.flow.prune_latency import Bench
+from deploykit.flow.prune import work
+from deploykit.flow.prune.latency import Bench
 from deploykit.flow.side_by_side import SideBySide
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> type[Machine]:
         slow = 0.0
         compared: list[bool] = []  # noqa: RUF012  (of one test)
 
-    monkeypatch.setattr(prune_work, "Bench", Fresh)
+    monkeypatch.setattr(work, "Bench", Fresh)
     return Fresh
 
 

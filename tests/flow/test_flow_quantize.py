@@ -12,8 +12,8 @@ import pytest
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.report import Verdict
-from deploykit.flow.quantize import QuantizeRequest, run_quantize
-from deploykit.flow.quantize_record import (
+from deploykit.flow.quantize.quantize import QuantizeRequest, run_quantize
+from deploykit.flow.quantize.record import (
     QUANTIZATION,
     QUANTIZATION_NAME,
     RANGES_NAME,

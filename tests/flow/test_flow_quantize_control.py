@@ -15,12 +15,12 @@ from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.progress import silent
 from deploykit.core.report import Verdict
-from deploykit.flow.quantize import QuantizeRequest, run_quantize
-from deploykit.flow.quantize_layers import GIVEN_BACK
-from deploykit.flow.quantize_rank import ranked
-from deploykit.flow.quantize_record import QUANTIZATION, QUANTIZATION_NAME, Quantization
-from deploykit.flow.quantize_search import Trial
-from deploykit.flow.quantize_work import Work
+from deploykit.flow.quantize.layers import GIVEN_BACK
+from deploykit.flow.quantize.quantize import QuantizeRequest, run_quantize
+from deploykit.flow.quantize.rank import ranked
+from deploykit.flow.quantize.record import QUANTIZATION, QUANTIZATION_NAME, Quantization
+from deploykit.flow.quantize.search import Trial
+from deploykit.flow.quantize.work import Work
 from deploykit.load.artifacts import load_artifact, read_graph
 from deploykit.load.datasets import open_data
 from deploykit.quantize.prepare.prepare import prepare

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 
 from deploykit.core.progress import silent
-from deploykit.flow.quantize_noise import layer_noise
-from deploykit.flow.quantize_rank import products
-from deploykit.flow.quantize_request import QuantizeRequest
-from deploykit.flow.quantize_search import Trial
-from deploykit.flow.quantize_speed import _owners, _proposals
-from deploykit.flow.quantize_work import Made, Work
+from deploykit.flow.quantize.noise import layer_noise
+from deploykit.flow.quantize.rank import products
+from deploykit.flow.quantize.request import QuantizeRequest
+from deploykit.flow.quantize.search import Trial
+from deploykit.flow.quantize.speed import _owners, _proposals
+from deploykit.flow.quantize.work import Made, Work
 from deploykit.load.artifacts import load_artifact, read_graph
 from deploykit.load.datasets import open_data
 from deploykit.quantize.prepare.prepare import prepare

@@ -8,7 +8,7 @@ import pytest
 
 from deploykit.core.errors import BadInputError
 from deploykit.flow.budget import Budget, Purse, parse_budget
-from deploykit.flow.quantize_search import Found, Judged, Trial, search
+from deploykit.flow.quantize.search import Found, Judged, Trial, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

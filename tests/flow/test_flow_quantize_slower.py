@@ -13,10 +13,10 @@ from deploykit.core.errors import CheckFailedError
 from deploykit.core.progress import silent
 from deploykit.core.report import Verdict
 from deploykit.flow.budget import Budget, Purse
-from deploykit.flow.quantize import _Run
-from deploykit.flow.quantize_judge import Bench
-from deploykit.flow.quantize_request import QuantizeRequest
-from deploykit.flow.quantize_work import Work
+from deploykit.flow.quantize.judge import Bench
+from deploykit.flow.quantize.quantize import _Run
+from deploykit.flow.quantize.request import QuantizeRequest
+from deploykit.flow.quantize.work import Work
 from deploykit.flow.side_by_side import SideBySide
 from deploykit.flow.splits import Splits
 from deploykit.load.artifacts import load_artifact, read_graph

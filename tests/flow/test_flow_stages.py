@@ -10,8 +10,8 @@ import pytest
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.progress import silent
 from deploykit.flow.export import ExportRequest, run_export
-from deploykit.flow.prune import run_prune
-from deploykit.flow.prune_request import PruneRequest
+from deploykit.flow.prune.prune import run_prune
+from deploykit.flow.prune.request import PruneRequest
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.stages import check_stages, staged
 from deploykit.load.recipe import load_recipe

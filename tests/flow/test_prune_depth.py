@@ -12,8 +12,8 @@ from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.report import Report
-from deploykit.flow.prune import run_prune
-from deploykit.flow.prune_request import PruneRequest
+from deploykit.flow.prune.prune import run_prune
+from deploykit.flow.prune.request import PruneRequest
 from deploykit.flow.rebuild import load_model
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.modules import state_digest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploykit.core.types import Option
-    from deploykit.flow.prune_record import Pruning
+    from deploykit.flow.prune.record import Pruning
 
 NET = """
 import torch

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.core.progress import Progress
     from deploykit.core.types import OnnxArtifact, Option
-    from deploykit.flow.half_request import HalfRequest
+    from deploykit.flow.half.request import HalfRequest
     from deploykit.load.data import Array, Data
     from deploykit.quantize.half.convert import Halved
     from deploykit.quantize.half_options import HalfOptions

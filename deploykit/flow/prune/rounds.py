@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from deploykit.core import records
 from deploykit.core.records import Schema
 from deploykit.flow.cache import Cache, key_of
-from deploykit.flow.prune_record import PLAN_NAME, WEIGHTS_NAME, RoundRow, Size
-from deploykit.flow.prune_size import counted, network_of, shapes_of, size_of, smaller
-from deploykit.flow.prune_tune import judged
+from deploykit.flow.prune.record import PLAN_NAME, WEIGHTS_NAME, RoundRow, Size
+from deploykit.flow.prune.size import counted, network_of, shapes_of, size_of, smaller
+from deploykit.flow.prune.tune import judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.plan import Plan
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model
-    from deploykit.flow.prune_cutting import Cutting
-    from deploykit.flow.prune_size import Network
-    from deploykit.flow.prune_tune import Tuning
+    from deploykit.flow.prune.cutting import Cutting
+    from deploykit.flow.prune.size import Network
+    from deploykit.flow.prune.tune import Tuning
     from deploykit.load.data import Array, Data
 
 _ROW = Schema("deploykit/prune-round")

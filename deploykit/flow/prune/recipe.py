@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.flow.prune_record import PLAN_NAME, WEIGHTS_NAME
+from deploykit.flow.prune.record import PLAN_NAME, WEIGHTS_NAME
 from deploykit.load.datasets import NAMED
 from deploykit.load.inputs import input_text
 from deploykit.load.recipe import FILE_NAME, RECIPE, DataTable, Recipe, is_recipe, load_recipe

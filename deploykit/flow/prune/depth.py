@@ -10,8 +10,8 @@ from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.records import Schema
 from deploykit.flow.cache import key_of
-from deploykit.flow.prune_record import BlockRow
-from deploykit.flow.prune_size import network_of, size_of
+from deploykit.flow.prune.record import BlockRow
+from deploykit.flow.prune.size import network_of, size_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.compress.prune.plan import Plan
     from deploykit.core.types import Model
-    from deploykit.flow.prune_record import Size
-    from deploykit.flow.prune_rounds import Rounds, Stand
-    from deploykit.flow.prune_size import Network
+    from deploykit.flow.prune.record import Size
+    from deploykit.flow.prune.rounds import Rounds, Stand
+    from deploykit.flow.prune.size import Network
     from deploykit.load.data import Data
 
 _BLOCKS = Schema("deploykit/prune-blocks")

@@ -15,10 +15,10 @@ from deploykit.core.report import Report, Verdict
 from deploykit.flow.accuracy import lost_check
 from deploykit.flow.cache import FOLDER_NAME, Cache, kept_folder, key_of
 from deploykit.flow.folders import PRUNING_NAME, REPORT_NAME, writing_folder
-from deploykit.flow.prune_aim import Planner, read_counts
-from deploykit.flow.prune_cutting import Cutting
-from deploykit.flow.prune_depth import Base, shallower
-from deploykit.flow.prune_judge import (
+from deploykit.flow.prune.aim import Planner, read_counts
+from deploykit.flow.prune.cutting import Cutting
+from deploykit.flow.prune.depth import Base, shallower
+from deploykit.flow.prune.judge import (
     accuracy_checks,
     aim_check,
     aim_text,
@@ -26,13 +26,13 @@ from deploykit.flow.prune_judge import (
     oracle_check,
     pruning_of,
 )
-from deploykit.flow.prune_latency import Bench, steps_of
-from deploykit.flow.prune_picture import draw
-from deploykit.flow.prune_recipe import recipe_text
-from deploykit.flow.prune_record import PICTURE_NAME, PLAN_NAME, PRUNING, WEIGHTS_NAME
-from deploykit.flow.prune_rounds import Rounds, Stand, Way
-from deploykit.flow.prune_size import network_of, size_of
-from deploykit.flow.prune_tune import judgeable, judged
+from deploykit.flow.prune.latency import Bench, steps_of
+from deploykit.flow.prune.picture import draw
+from deploykit.flow.prune.recipe import recipe_text
+from deploykit.flow.prune.record import PICTURE_NAME, PLAN_NAME, PRUNING, WEIGHTS_NAME
+from deploykit.flow.prune.rounds import Rounds, Stand, Way
+from deploykit.flow.prune.size import network_of, size_of
+from deploykit.flow.prune.tune import judgeable, judged
 from deploykit.flow.splits import VAL, Splits
 from deploykit.load.recipe import FILE_NAME
 
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from deploykit.core.progress import Progress
     from deploykit.core.report import Check
     from deploykit.core.types import Model
-    from deploykit.flow.prune_loop import LatencyAim
-    from deploykit.flow.prune_record import Pruning
-    from deploykit.flow.prune_request import PruneRequest
-    from deploykit.flow.prune_size import Network
-    from deploykit.flow.prune_tune import Tuning
+    from deploykit.flow.prune.loop import LatencyAim
+    from deploykit.flow.prune.record import Pruning
+    from deploykit.flow.prune.request import PruneRequest
+    from deploykit.flow.prune.size import Network
+    from deploykit.flow.prune.tune import Tuning
     from deploykit.flow.side_by_side import SideBySide
     from deploykit.load.sources import Source
 

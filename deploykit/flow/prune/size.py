@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from deploykit.flow.prune_record import Size
+from deploykit.flow.prune.record import Size
 
 if TYPE_CHECKING:
     from deploykit.compress.prune.graph.program import Program

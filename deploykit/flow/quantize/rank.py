@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.check.signal import Signal
 from deploykit.core.errors import BadInputError
-from deploykit.flow.quantize_work import unadjusted
+from deploykit.flow.quantize.work import unadjusted
 from deploykit.quantize.place.targets import Role
 from deploykit.runtimes.ort import CPU_PROVIDER
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from deploykit.flow.quantize_search import Trial
-    from deploykit.flow.quantize_work import Made, Work
+    from deploykit.flow.quantize.search import Trial
+    from deploykit.flow.quantize.work import Made, Work
     from deploykit.load.data import Array
 
 _SAMPLES = 16

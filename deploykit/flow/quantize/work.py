@@ -15,7 +15,7 @@ from deploykit.core.errors import BadInputError
 from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
 from deploykit.flow.calibration import calibration_batches
-from deploykit.flow.quantize_ranges import SERVED, Histograms
+from deploykit.flow.quantize.ranges import SERVED, Histograms
 from deploykit.load.artifacts import MODEL_NAME
 from deploykit.load.data import feeds
 from deploykit.quantize.place.targets import Role, placement_named
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from deploykit.core.progress import Progress
     from deploykit.core.types import OnnxArtifact, Option
-    from deploykit.flow.quantize_request import QuantizeRequest
-    from deploykit.flow.quantize_search import Trial
+    from deploykit.flow.quantize.request import QuantizeRequest
+    from deploykit.flow.quantize.search import Trial
     from deploykit.load.data import Array, Data
     from deploykit.quantize.calibration_options import CalibrationOptions
     from deploykit.quantize.options import QuantizeOptions

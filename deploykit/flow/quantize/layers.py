@@ -6,14 +6,14 @@ from math import inf, prod
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
-from deploykit.flow.quantize_noise import Noise, layer_noise
-from deploykit.flow.quantize_record import LayerRow
+from deploykit.flow.quantize.noise import Noise, layer_noise
+from deploykit.flow.quantize.record import LayerRow
 
 if TYPE_CHECKING:
     import onnx
 
-    from deploykit.flow.quantize_search import Trial
-    from deploykit.flow.quantize_work import Made, Work
+    from deploykit.flow.quantize.search import Trial
+    from deploykit.flow.quantize.work import Made, Work
 
 GIVEN_BACK = "accuracy control gave it back: in integers it loses too much"
 _SAMPLES = 32

@@ -15,10 +15,10 @@ from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.folders import check_free
-from deploykit.flow.prune_depth import depth_evidence
-from deploykit.flow.prune_loop import LatencyAim
-from deploykit.flow.prune_tune import judgeable, training_data, tuning_of
-from deploykit.flow.prune_work import OURS, PruneResult, Work
+from deploykit.flow.prune.depth import depth_evidence
+from deploykit.flow.prune.loop import LatencyAim
+from deploykit.flow.prune.tune import judgeable, training_data, tuning_of
+from deploykit.flow.prune.work import OURS, PruneResult, Work
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import open_splits
 from deploykit.flow.tables import options_from
@@ -31,7 +31,7 @@ from deploykit.load.sources import check_form, resolve
 if TYPE_CHECKING:
     from deploykit.compress.prune.choice.evidence import Evidence
     from deploykit.core.types import Model
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune.request import PruneRequest
     from deploykit.load.data import Data
     from deploykit.load.sources import Source
 

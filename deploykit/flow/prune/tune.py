@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model, Option
-    from deploykit.flow.prune_request import PruneRequest
+    from deploykit.flow.prune.request import PruneRequest
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Array, Data
     from deploykit.load.recipe import Recipe

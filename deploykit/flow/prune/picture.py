@@ -10,7 +10,7 @@ from deploykit.core.records import writing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploykit.flow.prune_record import Pruning
+    from deploykit.flow.prune.record import Pruning
 
 _INCH_PER_GROUP = 0.2
 _LEAST_INCHES = 2.0

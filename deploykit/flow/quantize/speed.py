@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from deploykit.bench.by_layer import times_by_layer
 from deploykit.bench.profile import profile_nodes
 from deploykit.core.errors import BadInputError
-from deploykit.flow.quantize_rank import products
-from deploykit.flow.quantize_work import unadjusted
+from deploykit.flow.quantize.rank import products
+from deploykit.flow.quantize.work import unadjusted
 from deploykit.load.artifacts import load_artifact
 from deploykit.quantize.graph.wiring import Wiring
 from deploykit.runtimes.ort import CPU
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import onnx
 
     from deploykit.bench.profile import NodeTime
-    from deploykit.flow.quantize_judge import Bench
-    from deploykit.flow.quantize_search import Trial
-    from deploykit.flow.quantize_work import Made, Work
+    from deploykit.flow.quantize.judge import Bench
+    from deploykit.flow.quantize.search import Trial
+    from deploykit.flow.quantize.work import Made, Work
 
 SLOWER = "its integers are slower than its floats on this machine"
 _WORTH = 0.05

@@ -10,8 +10,8 @@ from deploykit.compress.prune.options import PruneOptions
 from deploykit.core.errors import CheckFailedError
 from deploykit.core.report import Check, Verdict
 from deploykit.flow.accuracy import lost_check
-from deploykit.flow.prune_record import GroupRow, Pruning
-from deploykit.flow.prune_size import counted, kept_of
+from deploykit.flow.prune.record import GroupRow, Pruning
+from deploykit.flow.prune.size import counted, kept_of
 from deploykit.flow.splits import VAL
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.types import TensorSpec
-    from deploykit.flow.prune_loop import LatencyAim
-    from deploykit.flow.prune_record import BlockRow, Size
-    from deploykit.flow.prune_rounds import Stand
+    from deploykit.flow.prune.loop import LatencyAim
+    from deploykit.flow.prune.record import BlockRow, Size
+    from deploykit.flow.prune.rounds import Stand
     from deploykit.flow.side_by_side import SideBySide
 
 _CLOSEST = "this is the closest that the limits allow"

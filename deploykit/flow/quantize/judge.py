@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.core.progress import Progress
     from deploykit.core.types import OnnxArtifact
-    from deploykit.flow.quantize_request import QuantizeRequest
+    from deploykit.flow.quantize.request import QuantizeRequest
     from deploykit.flow.side_by_side import SideBySide
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Data

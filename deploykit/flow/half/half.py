@@ -17,8 +17,8 @@ from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
 from deploykit.flow.calibration import calibration_batches
 from deploykit.flow.folders import OURS, REPORT_NAME, check_free, writing_folder
-from deploykit.flow.half_proof import Proof
-from deploykit.flow.half_record import HALF, HALF_NAME, Half, HalfRow
+from deploykit.flow.half.proof import Proof
+from deploykit.flow.half.record import HALF, HALF_NAME, Half, HalfRow
 from deploykit.flow.splits import check_limit, open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.verify import real_feeds
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploykit.core.types import OnnxArtifact, TensorSpec
-    from deploykit.flow.half_request import HalfRequest
+    from deploykit.flow.half.request import HalfRequest
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Data
     from deploykit.quantize.half.convert import Halved

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deploykit.flow.quantize import QuantizeRequest, run_quantize
+from deploykit.flow.quantize.quantize import QuantizeRequest, run_quantize
 from deploykit.load.artifacts import load_artifact
 from deploykit.load.synthetic import choose_sizes, synthetic_feeds
 

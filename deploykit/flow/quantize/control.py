@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deploykit.core.errors import BadInputError, CheckFailedError
-from deploykit.flow.quantize_rank import ranked
-from deploykit.flow.quantize_record import TryRow
-from deploykit.flow.quantize_search import NOTHING, Judged, Trial, search
+from deploykit.flow.quantize.rank import ranked
+from deploykit.flow.quantize.record import TryRow
+from deploykit.flow.quantize.search import NOTHING, Judged, Trial, search
 from deploykit.quantize.calibration_options import CalibrationOptions
 from deploykit.quantize.options import QuantizeOptions
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from deploykit.core.types import Option
     from deploykit.flow.budget import Purse
-    from deploykit.flow.quantize_judge import Bench
-    from deploykit.flow.quantize_request import QuantizeRequest
-    from deploykit.flow.quantize_search import Found, Try
-    from deploykit.flow.quantize_work import Work
+    from deploykit.flow.quantize.judge import Bench
+    from deploykit.flow.quantize.request import QuantizeRequest
+    from deploykit.flow.quantize.search import Found, Try
+    from deploykit.flow.quantize.work import Work
 
 CHEAP: tuple[Mapping[str, Option], ...] = (
     {"method": "mse"},

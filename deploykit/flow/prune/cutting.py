@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploykit.flow.prune_size import shapes_of
+from deploykit.flow.prune.size import shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.choice.select import Selection, Steps
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.compress.prune.structure import Structure
-    from deploykit.flow.prune_size import Network
+    from deploykit.flow.prune.size import Network
     from deploykit.load.data import Array
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from deploykit.core.measurement import Target
 from deploykit.core.progress import silent
 from deploykit.export.options import ExportOptions
-from deploykit.flow.prune_precision import quantized_beside, quantized_name
+from deploykit.flow.prune.precision import quantized_beside, quantized_name
 from deploykit.flow.side_by_side import RUNTIME, side_by_side
 
 if TYPE_CHECKING:

@@ -24,20 +24,20 @@ from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Report
 from deploykit.flow.budget import Purse, parse_budget
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
-from deploykit.flow.quantize_control import Control, accuracy_control
-from deploykit.flow.quantize_judge import Bench, proof_checks
-from deploykit.flow.quantize_layers import layer_rows
-from deploykit.flow.quantize_record import (
+from deploykit.flow.quantize.control import Control, accuracy_control
+from deploykit.flow.quantize.judge import Bench, proof_checks
+from deploykit.flow.quantize.layers import layer_rows
+from deploykit.flow.quantize.record import (
     QUANTIZATION,
     QUANTIZATION_NAME,
     RANGES_NAME,
     LeftoverRow,
     Quantization,
 )
-from deploykit.flow.quantize_request import FILES, QuantizeRequest, QuantizeResult
-from deploykit.flow.quantize_search import Trial
-from deploykit.flow.quantize_speed import SLOWER, faster
-from deploykit.flow.quantize_work import Work, check_fits, unadjusted
+from deploykit.flow.quantize.request import FILES, QuantizeRequest, QuantizeResult
+from deploykit.flow.quantize.search import Trial
+from deploykit.flow.quantize.speed import SLOWER, faster
+from deploykit.flow.quantize.work import Work, check_fits, unadjusted
 from deploykit.flow.side_by_side import RUNTIME
 from deploykit.flow.splits import open_splits
 from deploykit.load.artifacts import load_artifact, read_graph
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from deploykit.core.report import Check
     from deploykit.core.types import OnnxArtifact
-    from deploykit.flow.quantize_work import Made
+    from deploykit.flow.quantize.work import Made
 
 __all__ = ["FILES", "QuantizeRequest", "QuantizeResult", "run_quantize"]
 

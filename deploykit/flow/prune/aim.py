@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
-from deploykit.flow.prune_judge import latency_check
-from deploykit.flow.prune_latency import aimed, predictor
-from deploykit.flow.prune_record import KEPT, Counts
-from deploykit.flow.prune_size import shapes_of, smaller
+from deploykit.flow.prune.judge import latency_check
+from deploykit.flow.prune.latency import aimed, predictor
+from deploykit.flow.prune.record import KEPT, Counts
+from deploykit.flow.prune.size import shapes_of, smaller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from deploykit.compress.prune.choice.ranking import Scores
     from deploykit.compress.prune.choice.select import Selection
     from deploykit.core.progress import Progress
-    from deploykit.flow.prune_cutting import Cutting
-    from deploykit.flow.prune_latency import Bench
-    from deploykit.flow.prune_loop import LatencyAim
-    from deploykit.flow.prune_size import Network
+    from deploykit.flow.prune.cutting import Cutting
+    from deploykit.flow.prune.latency import Bench
+    from deploykit.flow.prune.loop import LatencyAim
+    from deploykit.flow.prune.size import Network
     from deploykit.flow.side_by_side import SideBySide
 
 _KEPT_NAME = "kept.json"

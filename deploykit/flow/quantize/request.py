@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.flow.budget import DEFAULT_BUDGET
 from deploykit.flow.folders import OURS
-from deploykit.flow.quantize_record import QUANTIZATION_NAME, RANGES_NAME
+from deploykit.flow.quantize.record import QUANTIZATION_NAME, RANGES_NAME
 from deploykit.flow.tables import options_from
 from deploykit.quantize.calibration_options import CalibrationOptions
 from deploykit.quantize.options import QuantizeOptions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from deploykit.core.report import Report
     from deploykit.core.types import OnnxArtifact, Option
-    from deploykit.flow.quantize_record import Quantization
+    from deploykit.flow.quantize.record import Quantization
 
 FILES = OURS | {RANGES_NAME, QUANTIZATION_NAME}
 

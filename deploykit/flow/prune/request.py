@@ -9,7 +9,7 @@ from pathlib import Path  # noqa: TC003  (likewise)
 from deploykit.compress.prune.options import AUTO, NEED_DATA
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Option  # noqa: TC001  (likewise)
-from deploykit.flow.prune_loop import PruneLoop
+from deploykit.flow.prune.loop import PruneLoop
 from deploykit.load.sources import Source  # noqa: TC001  (likewise)
 
 
