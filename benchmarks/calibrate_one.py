@@ -8,7 +8,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.calibration_job import EXPORT, FLOAT, STORED, Job, Outcome, images, job_of, tell
+from benchmarks.calibration_job import (
+    BARE,
+    EXPORT,
+    FLOAT,
+    STORED,
+    Job,
+    Outcome,
+    images,
+    job_of,
+    tell,
+)
 from deploykit.bench import memory
 
 if TYPE_CHECKING:
@@ -27,7 +37,8 @@ _PERCENTILE = 99.99
 
 def main(job: Job) -> None:
     """Do it, and say what came of it."""
-    does = {FLOAT: _open, EXPORT: _export, STORED: _stored}.get(job.what, _calibrate)
+    ways = {FLOAT: _open, EXPORT: _export, STORED: _stored, BARE: _bare}
+    does = ways.get(job.what, _calibrate)
     tell(does(job))
 
 
@@ -66,7 +77,7 @@ def _calibrate(job: Job) -> Outcome:
         seconds=seconds,
         cpu_seconds=cpu_seconds,
         peak_bytes=peak,
-        growth_bytes=peaks[-1] - peaks[-(-_FIRST_IMAGES // job.batch) - 1],
+        growth_bytes=peaks[-1] - peaks[min(-(-_FIRST_IMAGES // job.batch), len(peaks)) - 1],
         predicted_bytes=plans[0].prediction.peak_bytes,
         activations_bytes=sum(plans[0].values[name].size_bytes for name in made),
         ranges={
@@ -127,6 +138,19 @@ def _open(job: Job) -> Outcome:
     peak = memory.peak_bytes() or 0
     del session
     return Outcome(peak_bytes=peak)
+
+
+def _bare(job: Job) -> Outcome:
+    """The float network as fast as ONNX Runtime runs it: what no calibration can be faster than."""
+    import onnxruntime
+
+    began, cpu = time.perf_counter(), time.process_time()
+    session = onnxruntime.InferenceSession(job.model, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    for batch in images(job):
+        session.run(None, {name: batch})
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
+    return Outcome(seconds=seconds, cpu_seconds=cpu_seconds, peak_bytes=memory.peak_bytes() or 0)
 
 
 def _export(job: Job) -> Outcome:

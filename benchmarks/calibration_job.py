@@ -6,7 +6,6 @@ Light, so that no process has more in memory than its own tool needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FLOAT, EXPORT, STORED = "float", "export", "stored"
-"""Beside the methods: a session of the float network, its export, all values stored."""
+FLOAT, EXPORT, STORED, BARE = "float", "export", "stored", "bare"
+"""Beside the methods: a session of the float network, its export, all values stored, and the float
+network run over the images, with nothing looked at."""
 METHODS = ("min-max", "entropy", "percentile")
-_ROOT = Path(__file__).parents[1]
 _LONGEST_S = 1800
 
 

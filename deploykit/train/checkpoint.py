@@ -90,9 +90,12 @@ class Checkpoint:
         return len(self.epochs) >= options.epochs or 0 < options.patience <= waited
 
 
-def run_key(module: nn.Module, data: Data, val: Data, options: TrainOptions) -> str:
-    """Names a run by all that decides its result: options, data, initial weights, torch."""
+def run_key(
+    module: nn.Module, data: Data, val: Data, options: TrainOptions, loss_key: str = ""
+) -> str:
+    """Names a run by all that decides its result: options, data, weights, loss, torch."""
     total = hashlib.sha256(repr((_LOOP_VERSION, options, torch.__version__)).encode())
+    total.update(loss_key.encode())
     total.update(f"{data.digest()} {val.digest()}".encode())
     for name, tensor in module.state_dict().items():
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

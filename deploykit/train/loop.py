@@ -78,6 +78,7 @@ def train(
     *,
     folder: Path,
     loss: Loss | None = None,
+    loss_key: str = "",
     progress: Progress = silent,
 ) -> TrainResult:
     """Train a classifier and keep the epoch that is best on `val`.
@@ -89,9 +90,10 @@ def train(
         options: how.
         folder: made if need be; holds the checkpoint of this very run (by options, data and
             initial weights), from which a second call with the same arguments goes on, and
-            beside it a folder that TensorBoard shows (`tensorboard --logdir FOLDER`). A loss of
-            one's own needs a folder of its own: code has no digest.
+            beside it a folder that TensorBoard shows (`tensorboard --logdir FOLDER`).
         loss: what to minimise; `None` is cross-entropy with the options' label smoothing.
+        loss_key: names all that decides the result of `loss`, so that a checkpoint of another
+            loss is not gone on with: code has no digest.
         progress: told after every step.
 
     Raises:
@@ -100,7 +102,8 @@ def train(
         EnvironmentFailedError: the checkpoint cannot be written.
     """
     _make(folder)
-    path = folder / f"train-{checkpoint.run_key(module, data, val, options)[:16]}.pt"
+    key = checkpoint.run_key(module, data, val, options, loss_key)
+    path = folder / f"train-{key[:16]}.pt"
     done = checkpoint.load(path) if path.exists() else None
     if done is None or not done.is_final(options):
         with _deterministic():

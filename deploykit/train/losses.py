@@ -23,13 +23,22 @@ def cross_entropy(label_smoothing: float = 0.0) -> Loss:
 
     def loss(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
         logits = net(*inputs)
-        _check(logits, labels)
+        check_classes(logits, labels)
         return F.cross_entropy(logits.float(), labels.long(), label_smoothing=label_smoothing)
 
     return loss
 
 
-def _check(logits: object, labels: Tensor) -> None:
+def check_classes(logits: object, labels: Tensor) -> None:
+    """Refuse outputs that are no logits of classes, and labels that are none of these classes.
+
+    Args:
+        logits: what a network gave; they must have the shape [N, classes].
+        labels: they must be whole numbers of shape [N].
+
+    Raises:
+        BadInputError: what is wrong, with the shape or the value.
+    """
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         what = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInputError(

@@ -1,0 +1,1 @@
+"""Distillation: a network learns what another, its teacher, gives for the same inputs."""
