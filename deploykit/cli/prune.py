@@ -59,6 +59,8 @@ _LOOP = {
     "rounds": Said("Cut and recover so often."),
     "max_drop": Said("Points of accuracy on --val that may be lost."),
     "finetune": Said("Cut and leave it."),
+    "distill": Said("Weight of SOURCE's softened outputs beside the labels, 0 to 1."),
+    "temperature": Said("That softens them."),
     "measure": Said("Take no latencies at all."),
     "batch": Said("Of the measurement.", default="the smallest"),
     "threads": Said("Of the measurement."),

@@ -308,6 +308,8 @@ def test_other_data_or_options_are_not_taken_from_the_cache(prune: Prune) -> Non
         {"val": "digits:val[:40]"},
         {"tuning": {"epochs": 1, "batch_size": 32, "learning_rate": 0.01}},
         {"tuning": {"epochs": 1, "batch_size": 32, "learning_rate": 0.05, "seed": 4}},
+        {"distill": 0.5},
+        {"distill": 0.5, "temperature": 2.0},
     )
     limit: dict[str, object] = {"max_drop": 90.0}
     said: list[str] = []

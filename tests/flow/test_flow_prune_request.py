@@ -94,6 +94,10 @@ def test_another_latency_is_refused(text: str, words: str) -> None:
             {"finetune": False, "tuning": {"patience": 2, "epochs": 1, "seed": 0}},
             "leave out epochs, patience: nothing is trained",
         ),
+        ({"distill": 2.0}, "the teacher's weight must be from 0 to 1, not 2"),
+        ({"distill": 0.5, "temperature": -1.0}, "temperature must be above 0, not -1"),
+        ({"distill": 0.5, "finetune": False}, "leave out distill: nothing is trained"),
+        ({"temperature": 2.0}, "leave out temperature: there is no teacher, for that say distill"),
     ],
 )
 def test_what_cannot_be_or_would_do_nothing_is_refused(asked: dict[str, Any], words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from deploykit.compress.distill.options import SoftTargets
 from deploykit.core.errors import BadInputError, nearest
 
 _UNITS_NS = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
@@ -67,6 +68,9 @@ class PruneLoop:
         rounds: score, cut and fine-tune so many times, a part of the aim each time.
         max_drop: points of accuracy on the validation data that may be lost; `None`: any.
         finetune: whether to train after cutting, where there is data for it.
+        distill: how much the softened outputs of the network that was given count beside the
+            labels in that training, from 0 to 1.
+        temperature: that softens them.
         measure: whether the latency of both networks is measured side by side.
         batch: of the measurement; `None` takes the smallest that the network allows.
         threads: likewise; `None` leaves it to the runtime.
@@ -80,6 +84,8 @@ class PruneLoop:
     rounds: int = 1
     max_drop: float | None = None
     finetune: bool = True
+    distill: float = 0.0
+    temperature: float = SoftTargets().temperature
     measure: bool = True
     batch: int | None = None
     threads: int | None = None
@@ -94,6 +100,11 @@ class PruneLoop:
                 raise BadInputError(f"{name} must be 1 or more, not {value}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise BadInputError(f"max_drop must be 0 points or more, not {self.max_drop:g}")
+        SoftTargets(self.distill, self.temperature)
+        if self.distill and not self.finetune:
+            raise BadInputError("leave out distill: nothing is trained")
+        if not self.distill and self.temperature != SoftTargets().temperature:
+            raise BadInputError("leave out temperature: there is no teacher, for that say distill")
         if self.precision not in PRECISIONS:
             raise BadInputError(
                 f"precision {self.precision!r} is unknown{nearest(self.precision, PRECISIONS)}"

@@ -6,6 +6,7 @@ and what is handed over was measured beside what was given. It is never slower.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def run_prune(request: PruneRequest, progress: Progress = silent) -> PruneResult
         model=model,
         source=source,
         splits=splits,
-        tuning=tuning,
+        tuning=tuning and replace(tuning, teacher=model),
         evidence=_evidence(options, learnt, model, request.source.text),
         on_blocks=depth_evidence(options, learnt, model),
         home=home,

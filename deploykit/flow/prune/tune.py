@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from deploykit.check.accuracy import accuracy
 from deploykit.check.metrics import metric_named
+from deploykit.compress.distill.options import SoftTargets
 from deploykit.core.errors import BadInputError
 from deploykit.flow.accuracy import are_classes, labels_type, usual_metric
 from deploykit.flow.tables import options_from
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from deploykit.load.data import Array, Data
     from deploykit.load.recipe import Recipe
     from deploykit.train.loop import TrainResult
+    from deploykit.train.losses import Loss
 
 _EPOCHS_SHARE = 4
 """Fine-tuning takes a quarter of the epochs that training took ..."""
@@ -41,21 +43,44 @@ class Tuning:
         val: that the best epoch is chosen by.
         options: of one round.
         folder: of checkpoints.
+        soft: how much a teacher counts, or `None` for labels alone.
+        teacher: the network that was given, as soon as it is loaded.
     """
 
     data: Data
     val: Data
     options: TrainOptions
     folder: Path
+    soft: SoftTargets | None = None
+    teacher: Model | None = None
 
     def tuned(self, model: Model, progress: Progress) -> tuple[Model, TrainResult]:
         """The network after training, and how that went."""
         from deploykit.train.loop import train
 
+        loss, loss_key = self._loss()
         result = train(
-            model.module, self.data, self.val, self.options, folder=self.folder, progress=progress
+            model.module,
+            self.data,
+            self.val,
+            self.options,
+            folder=self.folder,
+            loss=loss,
+            loss_key=loss_key,
+            progress=progress,
         )
         return replace(model, module=result.module), result
+
+    def _loss(self) -> tuple[Loss | None, str]:
+        """What is minimised where there is a teacher, and its name."""
+        if self.soft is None or self.teacher is None:
+            return None, ""
+        from deploykit.compress.distill.soft_targets import taught
+        from deploykit.load.modules import state_digest
+
+        teacher = self.teacher.module
+        loss = taught(teacher, self.soft, self.options.label_smoothing)
+        return loss, f"{self.soft} {state_digest(teacher)}"
 
 
 def tuning_of(
@@ -77,7 +102,10 @@ def tuning_of(
     if not request.finetune:
         return None
     if data is None:
-        if asked := sorted(request.tuning.keys() - {"seed"}):
+        asked = sorted(request.tuning.keys() - {"seed"})
+        if request.distill:
+            asked.append("distill")
+        if asked:
             said = ", ".join(asked)
             raise BadInputError(f"{said}: there is nothing to fine-tune on; add --train DATA")
         return None
@@ -86,7 +114,8 @@ def tuning_of(
     for split in (data, splits.val):
         _check_classes(split)
     options = tune_options(dict(recipe.train) if recipe else {}, request.tuning)
-    return Tuning(data, splits.val, options, folder)
+    soft = SoftTargets(request.distill, request.temperature) if request.distill else None
+    return Tuning(data, splits.val, options, folder, soft)
 
 
 def _check_classes(data: Data) -> None:

@@ -277,7 +277,7 @@ class Work:
             self.model.history,
             cutting.options,
             cutting.steps,
-            tuning and (tuning.options, tuning.data.digest()),
+            tuning and (tuning.options, tuning.soft, tuning.data.digest()),
             self.splits.val and self.splits.val.digest(),
             self.evidence and self.evidence.data.digest(),
             self.on_blocks and self.on_blocks.data.digest(),
