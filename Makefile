@@ -20,11 +20,15 @@ demo: .venv/ready
 	$(BIN)/deploykit quantize build/fashion_resnet-small --calibrate 'fashion-mnist:train[:512]' --val fashion-mnist:val --max-drop 0.5 --batch 1 --threads 1 --output build/fashion_resnet-int8 --overwrite
 	$(BIN)/deploykit bench build/fashion_resnet build/fashion_resnet-small build/fashion_resnet-int8 --batch 1 --threads 1 --min-count 600
 
+# A process per core, eight at most: each needs 1 GB. Each keeps to one thread; a file's tests stay
+# together, as they share what they made. One process, to debug: .venv/bin/python -m pytest PATH
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 unit: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

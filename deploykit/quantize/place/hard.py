@@ -58,8 +58,8 @@ class HardNodes:
 
         Args:
             node: of the quantized graph.
-            integers: the name of that input in integers.
-            grid: of that input.
+            integers: the name of what it reads, in integers.
+            grid: of those.
 
         Returns:
             Nodes that go before it.
