@@ -110,6 +110,43 @@ def test_dead_channels(target: str, make_model: MakeModel, run: Run) -> None:
     assert snr_db(found, expected) > 30
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_dead_channel_keeps_its_bias_in_onnx_runtime(target: str, make_model: MakeModel) -> None:
+    # Its optimiser makes integers of float biases: of steps of nothing, they had no end.
+    import onnxruntime
+
+    wa = weights(4, 4, 1, 1)
+    wa[:3] = 0
+    model = make_model(
+        f"{IMAGE} {{ a = Conv(x, wa, ba) y = Conv(a, wb) }}",
+        {"wa": wa, "wb": weights(4, 4, 1, 1), "ba": np.array([7, -5, 3, 1], np.float32)},
+    )
+    both = [quantized(model, X, target=target).model, model]
+    found, expected = (
+        onnxruntime.InferenceSession(one.SerializeToString()).run(None, dict(X))[0] for one in both
+    )
+
+    assert snr_db(found, expected) > 30
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(1, 6), (6,), (1,), (1, 1), (), (2, 6), (2, 1)])
+def test_biases_of_any_shape(
+    shape: tuple[int, ...], target: str, make_model: MakeModel, run: Run
+) -> None:
+    model = make_model(
+        "(float[2,4] x) => (float[2,3] y) { a = Gemm(x, wa, ba) b = Relu(a) y = MatMul(b, wb) }",
+        {"wa": weights(4, 6), "wb": weights(6, 3), "ba": normal(*shape, seed=3)},
+    )
+    x = {"x": normal(2, 4)}
+    made = quantized(model, x, target=target)
+
+    (found,), (expected,) = run(made.model, x), run(model, x)
+
+    assert snr_db(found, expected) > 30
+    assert bool(made.decision.left) is (shape[:1] == (2,))
+
+
 def test_huge_outliers_cost_accuracy_and_nothing_else(make_model: MakeModel, run: Run) -> None:
     x = {"x": X["x"].copy()}
     x["x"][0, 0, 0, 0] = 1e30

@@ -28,10 +28,12 @@ def kind_of(node: onnx.NodeProto, wiring: Wiring) -> str:
 
 def plain_gemm(node: onnx.NodeProto, wiring: Wiring) -> str:
     """Why a Gemm is more than x W + b, or ""."""
-    del wiring
     given = attributes(node)
     if given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
         return "it scales its operands (alpha, beta)"
+    bias = wiring.constants.get(node.input[2]) if len(node.input) > 2 else None
+    if bias is not None and len(bias.dims) == 2 and bias.dims[0] != 1:
+        return "its bias differs by row"
     return "it transposes its input" if given.get("transA", 0) else ""
 
 

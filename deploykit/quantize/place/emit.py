@@ -207,7 +207,8 @@ class _Emitting:
             return
         if len(node.input) > bias_at and node.input[bias_at] in self.wiring.constants:
             inputs = self.grids[node.input[rule.reads[0]]]
-            values = self.wiring.values(node.input[bias_at])
+            # A Gemm's may also be a number or a row, [1, channels].
+            values = self.wiring.values(node.input[bias_at]).reshape(-1)
             self._write(node, bias_at, values, bias_grid(inputs, weight))
 
     def _weights(self, node: onnx.NodeProto, rule: Rule, position: int) -> Grid:
@@ -216,11 +217,11 @@ class _Emitting:
         make = best_weight_grid if self.placement.weight_range == "mse" else weight_grid
         grid = make(values, axis, self.placement.weight_bits)
         bias = rule.bias
-        if bias is not None and self.placement.bias and len(node.input) > bias:
-            name = node.input[bias]
-            if name in self.wiring.constants:
-                inputs = self.grids[node.input[rule.reads[0]]]
-                grid = with_room_for(self.wiring.values(name), inputs, grid)
+        name = node.input[bias] if bias is not None and len(node.input) > bias else ""
+        if name in self.wiring.constants:
+            # Float biases, too: ONNX Runtime makes 32-bit integers of them.
+            inputs = self.grids[node.input[rule.reads[0]]]
+            grid = with_room_for(self.wiring.values(name).reshape(-1), inputs, grid)
         self._write(node, position, values, grid)
         return grid
 
