@@ -90,7 +90,7 @@ def parity(
         sessions = dict(_sessions(artifact, stack))
         for number, sizes in enumerate(cases):
             fed = real_feeds(artifact.inputs, sizes, data)
-            sized = _sizes_text(_fed_sizes(artifact.inputs, fed))  # data may have its own
+            sized = sizes_text(fed_sizes(artifact.inputs, fed))  # data may have its own
             progress(f"parity, {sized}", number / len(cases))
             try:
                 wanted = reference(fed)
@@ -188,7 +188,8 @@ def _high(dim: Dim) -> int:
     return max(dim.low, _UNBOUNDED_HIGH * dim.step) if dim.high is None else dim.high
 
 
-def _fed_sizes(specs: Sequence[TensorSpec], fed: Mapping[str, Array]) -> dict[str, int]:
+def fed_sizes(specs: Sequence[TensorSpec], fed: Mapping[str, Array]) -> dict[str, int]:
+    """Of the dynamic dimensions by name, as a batch has them."""
     return {
         want.name: size
         for spec in specs
@@ -208,7 +209,8 @@ def _guess_text(specs: Sequence[TensorSpec], data: Data | None, sized: str) -> s
     )
 
 
-def _sizes_text(sizes: Mapping[str, int]) -> str:
+def sizes_text(sizes: Mapping[str, int]) -> str:
+    """Sizes as users read them: "N=1 L=6"."""
     return " ".join(f"{name}={size}" for name, size in sizes.items()) or "as it is"
 
 

@@ -183,3 +183,54 @@ def test_export_ends_in_half(request_: HalfRequest, tmp_path: Path) -> None:
     assert (result.lowered.target, result.lowered.samples) == ("ort-cuda", 32)
     assert result.report.checks[0].name.startswith("float32 parity ort-cpu ")
     assert result.artifact.history[-1].name == "fp16"
+
+
+def transposed(path: Path, length: int) -> Path:
+    """A recurrent network's way: x [N, L, 8] -> MatMul of [L, N, 8], for a single L."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["a"], "time_first", perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["a", "shape"], ["b"], "fixed"),
+        helper.make_node("MatMul", ["a", "w"], ["c"], "head"),
+        helper.make_node("MatMul", ["b", "w"], ["d"], "other"),
+        helper.make_node("Add", ["c", "d"], ["y"], "sum"),
+    ]
+    constants = {
+        "shape": np.array([length, -1, 8]),
+        "w": np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["L", "N", 5])],
+        [numpy_helper.from_array(one, name) for name, one in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_calibration_data_says_which_sizes_the_network_takes(tmp_path: Path) -> None:
+    # Also: ONNX Runtime's last optimisations for CPUs end the process at this Transpose.
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).normal(size=(4, 6, 8)))
+    request = HalfRequest(transposed(tmp_path / "net.onnx", 6), tmp_path / "out")
+
+    with pytest.raises(
+        BadInputError, match=r"; N=1 L=32 was a guess: give --calibrate or --val data$"
+    ):
+        run_half(request)
+    result = run_half(replace(request, calibrate=str(tmp_path / "x.npz")))
+
+    names = [check.name for check in result.report.checks]
+    assert names[0] == "parity with every fp16 value rounded N=1 L=6"
+    assert result.report.passed
+
+
+def test_a_whole_call_is_proved_as_it_is(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).normal(size=(3, 6, 8)))
+    source, data = transposed(tmp_path / "net.onnx", 6), f"{tmp_path / 'x.npz'}?whole=yes"
+
+    result = run_half(HalfRequest(source, tmp_path / "out", calibrate=data))
+
+    names = [check.name for check in result.report.checks]
+    assert names[0] == "parity with every fp16 value rounded N=3 L=6"

@@ -109,7 +109,9 @@ class _Work:
         artifact = self._write(folder, made)
         record = self._record(made, artifact)
         records.save(folder / HALF_NAME, record, HALF)
-        proof = Proof(self.request, self.options, self.original, self.splits, self.progress)
+        proof = Proof(
+            self.request, self.options, self.original, self.splits, self.data, self.progress
+        )
         checks = proof.checks(artifact, made, self.prepared.folder)
         report = Report(artifact.digest, tuple(checks))
         records.save(folder / REPORT_NAME, report, records.REPORT)
