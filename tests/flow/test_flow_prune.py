@@ -301,6 +301,7 @@ def test_what_was_interrupted_goes_on(prune: Prune, nets: Path) -> None:
         assert (going_on.folder / name).read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_other_data_or_options_are_not_taken_from_the_cache(prune: Prune) -> None:
     others: tuple[dict[str, object], ...] = (
         {},
