@@ -232,6 +232,21 @@ def test_weights_of_any_size_are_folded_but_a_file_never_grows(
     assert constants(prepared) == {"wt", "k", "shape"}
 
 
+def test_weights_that_a_file_gives_the_shape_of_are_made(
+    make_model: MakeModel, prove: Prove
+) -> None:
+    text = """(float[N,4,6,6] x) => (float[N,C,H,W] y)
+        { w = ConstantOfShape<value = float[1] {0.5}>(shape) y = Conv(x, w) }"""
+    prepared = prove(make_model(text, {"shape": np.array([64, 4, 3, 3])}))
+    assert types(prepared) == ["Conv"]
+
+    # 4 TB: nobody has that, and a hostile file may ask for it.
+    text = """(float[N,4] x) => (float[N,M] y)
+        { w = ConstantOfShape(shape) a = MatMul(x, w) b = MatMul(x, v) y = Concat<axis=1>(a, b) }"""
+    huge = make_model(text, {"shape": np.array([4, 1 << 38]), "v": (4, 4)})
+    assert "ConstantOfShape" in types(prepare(huge))
+
+
 def test_identities_go_but_names_of_inputs_and_outputs_stay(
     make_model: MakeModel, prove: Prove
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.bench.folding import MOST_ELEMENTS, evaluate, infer_folded
 from deploykit.quantize.graph.values import attributes
+from deploykit.quantize.prepare.refusals import LAYERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _BY_TYPE = {"value_float": "float32", "value_floats": "float32",
             "value_int": "int64", "value_ints": "int64"}  # fmt: skip
+
+_MOST_FILLED = 1 << 28
+"""Elements of all weights together that a file only gives the shape of; VGG-19 has 1.4e8."""
 
 
 def lift_constants(graph: Graph) -> None:
@@ -116,7 +120,11 @@ def _fold_small(graph: Graph) -> None:
 
 
 def _fold_weights(graph: Graph) -> None:
-    """Fold arithmetic on larger constants, as long as the file does not grow by it."""
+    """Fold arithmetic on larger constants, as long as the file does not grow by it.
+
+    Weights may: some benchmarks' files have ConstantOfShape in their place, and so stay small.
+    """
+    room = _MOST_FILLED
     for node in list(graph.nodes):
         given = [name for name in node.input if name]
         if not given or node.domain != "" or not all(name in graph.constants for name in given):
@@ -125,7 +133,11 @@ def _fold_weights(graph: Graph) -> None:
             continue
         values = {name: graph.array(name) for name in given}
         most = max(MOST_ELEMENTS, sum(value.size for value in values.values()))
-        if _result_elements(node, values) > most:
+        elements = _result_elements(node, values)
+        if _is_filled_weight(node, graph) and most < elements <= room:
+            room -= elements
+            most = elements
+        if elements > most:
             continue
         results = evaluate(node, graph.frame, values)
         if not results or sum(value.size for value in results.values()) > most:
@@ -152,6 +164,15 @@ def _result_elements(node: onnx.NodeProto, values: dict[str, NDArray[np.generic]
         start, limit, step = (float(values[name].reshape(())) for name in node.input)
         return int(abs((limit - start) / step)) if step else 0
     return 0
+
+
+def _is_filled_weight(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether it makes a layer's weight out of a shape."""
+    name = node.output[0]
+    return node.op_type == "ConstantOfShape" and any(
+        reader.op_type in LAYERS and name in list(reader.input)[1:]
+        for reader in graph.readers(name)
+    )
 
 
 def _does_nothing(node: onnx.NodeProto, graph: Graph) -> bool:
