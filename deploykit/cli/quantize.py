@@ -32,6 +32,7 @@ Examples:
 """
 _MOST_FLOAT = 8
 _MOST_NOISY = 8
+_FEW_SAMPLES = 16
 _QUANTIZING = {
     "target": Said("Whose kernels count; ort-cuda is for 16 bits.", (*TARGETS, "ort-cuda")),
     "samples": Said("Of --calibrate that are used, at most."),
@@ -161,10 +162,14 @@ def _print(result: QuantizeResult) -> None:
     layers = result.quantization.layers
     left = [row for row in layers if row.kept_float]
     artifact = result.artifact
+    count = result.quantization.samples
+    samples = "1 sample" if count == 1 else f"{count} samples"
     click.echo(
         f"{artifact.folder}: ONNX, {bytes_text(artifact.size_bytes)}; {len(layers) - len(left)} of "
-        f"{len(layers)} nodes in integers, ranges of {result.quantization.samples} samples"
+        f"{len(layers)} nodes in integers, ranges of {samples}"
     )
+    if count < _FEW_SAMPLES:
+        click.echo(f"{samples} may be too few: values beyond theirs are clipped; give 100 or more")
     if result.quantization.control:
         click.echo(f"accuracy control: {result.quantization.control}")
     for row in left[:_MOST_FLOAT]:

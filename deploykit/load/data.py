@@ -69,7 +69,7 @@ class Data(Protocol):
 def feeds(batch: Batch, specs: Sequence[TensorSpec], name: str) -> dict[str, Array]:
     """The batch's inputs under the network's names, checked and contiguous.
 
-    By name where all names are the network's, otherwise by position. Floats are cast between
+    By name where all names are the network's, by position where none is. Floats are cast between
     float types and integers between integer types, nothing else.
 
     Args:
@@ -87,8 +87,15 @@ def feeds(batch: Batch, specs: Sequence[TensorSpec], name: str) -> dict[str, Arr
             f"{name} has {len(given)} inputs ({', '.join(given)}) and the network takes "
             f"{len(specs)} ({', '.join(spec.name for spec in specs)})"
         )
-    by_name = all(spec.name in given for spec in specs)
-    arrays = [given[spec.name] for spec in specs] if by_name else list(given.values())
+    names = [spec.name for spec in specs]
+    missing = [one for one in names if one not in given]
+    if 0 < len(missing) < len(names):  # by position, the others would be fed in wrong places
+        strange = ", ".join(one for one in given if one not in names)
+        raise BadInputError(
+            f"{name} lacks input {missing[0]!r}, and {strange} is none of the network's: it takes "
+            f"{', '.join(names)}"
+        )
+    arrays = list(given.values()) if missing else [given[one] for one in names]
     fed = {spec.name: _fitted(array, spec, name) for array, spec in zip(arrays, specs, strict=True)}
     _check_shared(fed, specs, name)
     return fed

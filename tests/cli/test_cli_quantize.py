@@ -44,6 +44,17 @@ def test_a_network_is_quantized_and_told_about(
     assert (place / "build" / "net-int8" / "model.onnx").is_file()
 
 
+def test_few_samples_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["quantize", "net.onnx", "--calibrate", "digits[:1]", "--no-measure"]
+    assert main(arguments) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(", ranges of 1 sample")
+    assert lines[1] == (
+        "1 sample may be too few: values beyond theirs are clipped; give 100 or more"
+    )
+
+
 def test_json_is_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUANTIZE, "--json", "--val", "digits:val[:40]"]) == 0
 

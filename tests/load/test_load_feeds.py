@@ -115,6 +115,17 @@ def test_what_does_not_fit_is_refused(given: Batch, words: str) -> None:
     assert str(caught.value) == words
 
 
+def test_one_name_that_is_wrong_is_refused() -> None:
+    # By position it might be fed, in the place of another input.
+    good = batch().inputs
+    with pytest.raises(BadInputError) as caught:
+        feeds(Batch({"idz": good["ids"], "image": good["image"]}), SPECS, "my data")
+
+    assert str(caught.value) == (
+        "my data lacks input 'ids', and idz is none of the network's: it takes image, ids"
+    )
+
+
 def test_a_number_too_large_for_the_networks_type_is_refused() -> None:
     with pytest.raises(BadInputError, match="my data has numbers beyond float16 for input 'x'"):
         feeds(Batch({"x": np.array([1.0, 1e6])}), parse_inputs(["x=2:float16"]), "my data")
