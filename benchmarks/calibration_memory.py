@@ -29,8 +29,8 @@ GOAL = (
     "1.5x of one batch's activations and 64 MB over the float session, predicted within 20 %. "
     "With 128 images, each method takes at most a fifth of the memory and half of the time of ONNX "
     "Runtime's. Ranges equal those of all values stored: min-max to the bit, entropy and "
-    "percentile within a bin. (ONNX Runtime's min-max stores no values: what a bare run of the "
-    "float network takes by it is printed beside.)"
+    "percentile within a bin. ONNX Runtime's min-max stores no values: what a bare run of the "
+    "float network takes by it is printed beside."
 )
 _OURS, _PEER = "benchmarks.calibrate_one", "benchmarks.peers.ort_calibrate"
 _COUNTS = (16, 128, 1024)

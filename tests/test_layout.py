@@ -20,6 +20,7 @@ MODULES = sorted(
 )
 # Networks and the training loop's parts: made of torch, and imported by nothing at its top.
 NEED_TORCH = {
+    "deploykit.compress.distill.soft_targets",
     "deploykit.nets.classic",
     "deploykit.nets.resnet",
     "deploykit.nets.separable",
