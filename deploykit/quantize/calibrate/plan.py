@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from deploykit.quantize.calibrate.shapes import Value
 
-COMFORTABLE_BYTES = 256_000_000
-"""Of values that are alive at once, where there is room: larger pieces are not faster."""
+SNUG_BYTES, COMFORTABLE_BYTES = 104_000_000, 256_000_000
+"""Of values that are alive at once: what costs no time, and, where that would take too many
+sessions, what is tried next. Larger pieces are not faster."""
 _TOGETHER = 32
 """Sessions that are open at once, at most: each has threads of its own."""
 _SESSION_BYTES, _NODE_BYTES = 300_000, 12_000
@@ -154,7 +155,9 @@ def plan_for(
 
 def _ways(cut: Cut, room: Room, most_bytes: int) -> Iterator[Plan]:
     """From the fastest to the smallest."""
-    usual = cut(most_bytes, together=True)
+    usual = cut(min(SNUG_BYTES, most_bytes), together=True)
+    if not usual.together:
+        usual = cut(most_bytes, together=True)
     yield usual
     if room.most_bytes is None:
         return

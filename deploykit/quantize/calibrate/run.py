@@ -51,7 +51,7 @@ class Runner:
         self._open: dict[int, Any] = {}
         self._slab = np.empty(plan.slab.size_bytes, np.uint8)
         self._slab.fill(0)  # all of it is in memory from now on, so that no batch needs more
-        self._watchers = watchers
+        self._pool = ThreadPoolExecutor(watchers)  # kept: new threads would bring new heaps
 
     def run(
         self,
@@ -71,20 +71,20 @@ class Runner:
         from onnxruntime import OrtValue
 
         give_back()  # what is left of the batch before
-        with ThreadPoolExecutor(self._watchers) as pool:
-            _show({name: feeds[name] for name in see.keys() & feeds.keys()}, see, pool)
-            alive = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
-            for number, piece in enumerate(self.plan.pieces):
-                given = self._ran(number, piece, alive, values)
-                _show({n: v.numpy() for n, v in given.items() if n in see}, see, pool)
-                if look is not None:
-                    for name, value in given.items():
-                        look(name, value)
-                alive.update(given)
-                del given
-                for name in piece.frees:
-                    alive.pop(name, None)
-                give_back()
+        pool = self._pool
+        _show({name: feeds[name] for name in see.keys() & feeds.keys()}, see, pool)
+        alive = {name: OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        for number, piece in enumerate(self.plan.pieces):
+            given = self._ran(number, piece, alive, values)
+            _show({n: v.numpy() for n, v in given.items() if n in see}, see, pool)
+            if look is not None:
+                for name, value in given.items():
+                    look(name, value)
+            alive.update(given)
+            del given
+            for name in piece.frees:
+                alive.pop(name, None)
+            give_back()
 
     def fits(self, values: Mapping[str, Value]) -> bool:
         """Whether a batch with these shapes has its place in the block."""
