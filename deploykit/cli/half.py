@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deploykit.flow.half.half import HalfResult
 
 _OWN = frozenset(
-    {"model", "output", "val", "evaluation", "metric", "overwrite", "as_json", "quiet"}
+    {"model", "output", "val", "evaluation", "metric", "tolerance", "overwrite", "as_json", "quiet"}
 )
 
 
@@ -51,6 +51,7 @@ def convert(out: Path, typed: Mapping[str, Any]) -> None:
         eval=typed["evaluation"],
         metric=typed["metric"],
         max_drop=lower.loop.max_drop,
+        limit=typed["tolerance"],
         overwrite=typed["overwrite"],
     )
     with progress(typed["quiet"] or typed["as_json"]) as tell:

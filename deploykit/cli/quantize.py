@@ -9,6 +9,7 @@ import click
 
 from deploykit.cli.fields import Said, given_of, options_of
 from deploykit.cli.output import json_option, print_json, progress, quiet_option
+from deploykit.core.errors import BadInputError
 from deploykit.flow.budget import DEFAULT_BUDGET
 from deploykit.quantize.calibration_options import METHODS, CalibrationOptions
 from deploykit.quantize.options import (
@@ -76,6 +77,11 @@ _CALIBRATING = {
     show_default=True,
     help="Of the search for what meets --max-drop: evaluations of --val, or a time, such as 10m.",
 )
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="fp16, bf16: largest relative difference.  [default: 0.01, 0.05]",
+)
 @click.option("--no-measure", is_flag=True, help="Take no latencies, for no layer either.")
 @click.option("--batch", type=click.IntRange(min=1), help="Of the measurement.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of the measurement.")
@@ -95,6 +101,7 @@ def command(
     metric: str,
     max_drop: float | None,
     budget: str,
+    tolerance: float | None,
     no_measure: bool,
     batch: int | None,
     threads: int | None,
@@ -127,6 +134,8 @@ def command(
     if precision != INT8:
         convert(out, click.get_current_context().params)
         return
+    if tolerance is not None:
+        raise BadInputError("tolerance goes with fp16 and bf16: int8 has --max-drop and --val")
     request = QuantizeRequest(
         source=model,
         out=out,

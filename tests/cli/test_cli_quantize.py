@@ -92,6 +92,7 @@ def test_half_precision_is_one_option(place: Path, capsys: pytest.CaptureFixture
     [
         (["--precision", "fp61"], "there is no precision 'fp61'; did you mean 'fp16'?"),
         (["--precision", "fp32"], "quantize: fp32 is what comes in: give int8, fp16 or bf16"),
+        (["--calibrate", "digits", "--tolerance", "1"], "tolerance goes with fp16 and bf16: int8"),
         (["--precision", "fp16", "--method", "mse"], "--method goes with --precision int8, and"),
         (["--precision", "fp16", "--no-measure"], "--no-measure goes with --precision int8, and"),
         (["--precision", "bf16", "--target", "ort-cpu"], "'ort-cpu' gains nothing from bf16: its"),
@@ -106,6 +107,15 @@ def test_options_that_do_not_go_together_are_one_line(
     complaint = capsys.readouterr().err
     assert says in complaint
     assert complaint.count("\n") == 1
+
+
+def test_a_tolerance_is_held(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["quantize", "net.onnx", "--precision", "fp16", "--tolerance"]
+
+    assert main([*asked, "1e-9"]) == 1
+    assert " (limit 1e-09); nothing was written; give " in capsys.readouterr().err
+    assert not (place / "build").exists()
+    assert main([*asked, "0.1"]) == 0
 
 
 def test_a_device_needs_no_torch() -> None:

@@ -98,7 +98,7 @@ class Proof:
                 guess = f"; {sized} was a guess: give --calibrate or --val data" if not data else ""
                 raise BadInputError(f"{error}{guess}") from error
             name = f"parity with every {self.options.precision} value rounded {sized}"
-            yield _passed(compare(name, wanted, outputs_of(rounded, fed), limit))
+            yield self._passed(compare(name, wanted, outputs_of(rounded, fed), limit))
             if number == 0:
                 yield self._runs(artifact, fed, wanted, limit)
 
@@ -122,7 +122,7 @@ class Proof:
                 advice = f"not run here: {_RUNTIME} has no kernels for it; run it on the target"
                 return Check(f"runs on {_RUNTIME}", Verdict.CANNOT_TELL, advice=advice)
             raise CheckFailedError(f"{_RUNTIME} does not run what was made: {error}") from error
-        return _passed(compare(name, wanted, found, limit))
+        return self._passed(compare(name, wanted, found, limit))
 
     def _accuracy(
         self, name: str, data: Data, float_: Session, rounded: Session
@@ -135,9 +135,24 @@ class Proof:
         if limit is not None and check.verdict is not Verdict.PASSED:
             raise CheckFailedError(
                 f"{check.name} is {check.value:.4g} {check.unit}, allowed is {limit:g}; nothing "
-                "was written; give --calibrate data, or --exclude layers"
+                f"was written; {self._what_to_do}"
             )
         yield check
+
+    @property
+    def _what_to_do(self) -> str:
+        """Where too much is lost."""
+        exclude = "--exclude layers that need float32"
+        return exclude if self.calibration else f"give --calibrate data, or {exclude}"
+
+    def _passed(self, check: Check) -> Check:
+        if check.verdict is not Verdict.PASSED:
+            by = "" if check.value is None else f" by {check.value:.3g} (limit {check.limit:.3g})"
+            raise CheckFailedError(
+                f"{check.name}: {check.advice}{by}; nothing was written; {self._what_to_do}, or "
+                "allow more with --tolerance"
+            )
+        return check
 
     def _scored(self, session: Session, data: Data) -> Accuracy:
         return scored(
@@ -160,13 +175,3 @@ def _opened(
         yield session
     finally:
         session.close()
-
-
-def _passed(check: Check) -> Check:
-    if check.verdict is not Verdict.PASSED:
-        value = "" if check.value is None else f" by {check.value:.3g} (limit {check.limit:.3g})"
-        raise CheckFailedError(
-            f"{check.name}: {check.advice}{value}; nothing was written; give --calibrate data, or "
-            "--exclude layers that need float32"
-        )
-    return check
