@@ -10,7 +10,8 @@ loaded only by what needs them.
 | come in | `Source`, `load_source`, `load_artifact`, `parse_inputs`, `open_data`, `load_recipe` |
 | train | `TrainOptions`, `train_recipe` |
 | export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
-| compress | `PruneOptions`, `PruneRequest`, `PruneResult`, `run_prune`, `load_model` |
+| compress | `PruneOptions`, `PruneRequest`, `PruneResult`, `run_prune`, `load_model`, |
+| | `SoftTargets`, `DistillRequest`, `DistillResult`, `run_distill` |
 | quantize | `QuantizeRequest`, `QuantizeResult`, `run_quantize` |
 | half precision | `HalfRequest`, `HalfResult`, `run_half` |
 | measure | `BenchRequest`, `Wanted`, `Plan`, `StopRules`, `BenchResult`, `measure` |
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from deploykit.bench.result import BenchResult
     from deploykit.bench.run import Plan
     from deploykit.bench.schedule import StopRules
+    from deploykit.compress.distill.options import SoftTargets
     from deploykit.compress.prune.options import PruneOptions
     from deploykit.core.errors import (
         BadInputError,
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
         Variant,
     )
     from deploykit.export.options import ExportOptions
+    from deploykit.flow.distill.distill import DistillResult, run_distill
+    from deploykit.flow.distill.request import DistillRequest
     from deploykit.flow.export import ExportRequest, ExportResult, run_export
     from deploykit.flow.half.half import HalfResult, run_half
     from deploykit.flow.half.request import HalfRequest
@@ -88,6 +92,8 @@ __all__ = [
     "CheckFailedError",
     "DeploykitError",
     "Dim",
+    "DistillRequest",
+    "DistillResult",
     "EngineArtifact",
     "EnvironmentFailedError",
     "ExitStatus",
@@ -114,6 +120,7 @@ __all__ = [
     "Recipe",
     "Report",
     "Samples",
+    "SoftTargets",
     "Source",
     "Status",
     "Step",
@@ -131,6 +138,7 @@ __all__ = [
     "measure",
     "open_data",
     "parse_inputs",
+    "run_distill",
     "run_export",
     "run_half",
     "run_prune",
@@ -144,6 +152,8 @@ _HOMES = {
     "BenchResult": "bench.result",
     "Check": "core.report",
     "ExitStatus": "core.errors",
+    "DistillRequest": "flow.distill.request",
+    "DistillResult": "flow.distill.distill",
     "ExportOptions": "export.options",
     "ExportRequest": "flow.export",
     "ExportResult": "flow.export",
@@ -161,6 +171,7 @@ _HOMES = {
     "Recipe": "load.recipe",
     "Report": "core.report",
     "Samples": "core.measurement",
+    "SoftTargets": "compress.distill.options",
     "Source": "load.sources",
     "Status": "core.measurement",
     "StopRules": "bench.schedule",
@@ -175,6 +186,7 @@ _HOMES = {
     "measure": "flow.measure",
     "open_data": "load.datasets",
     "parse_inputs": "load.inputs",
+    "run_distill": "flow.distill.distill",
     "run_export": "flow.export",
     "run_half": "flow.half.half",
     "run_prune": "flow.prune.prune",

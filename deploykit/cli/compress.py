@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from deploykit.cli.distill import command as distill
 from deploykit.cli.prune import command as prune
 
 
@@ -13,3 +14,4 @@ def command() -> None:
 
 
 command.add_command(prune)
+command.add_command(distill)

@@ -41,7 +41,7 @@ class CommandLine(NamedTuple):
 COMMANDS = (
     CommandLine("export", "deploykit.cli.export", "PyTorch network -> verified ONNX artifact."),
     CommandLine("bench", "deploykit.cli.bench", "Latency, memory and size, side by side."),
-    CommandLine("compress", "deploykit.cli.compress", "Make a PyTorch network smaller: prune."),
+    CommandLine("compress", "deploykit.cli.compress", "Smaller PyTorch networks: prune, distill."),
     CommandLine("quantize", "deploykit.cli.quantize", "Float ONNX -> INT8 where it is faster."),
     CommandLine("inspect", "deploykit.cli.inspect", "Layers, parameters, MACs, where time goes."),
     CommandLine("train", "deploykit.cli.train", "Train the network of a recipe."),

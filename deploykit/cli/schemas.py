@@ -25,6 +25,7 @@ from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
+from deploykit.flow.distill.record import DISTILLATION, Distillation
 from deploykit.flow.half.record import HALF, Half
 from deploykit.flow.prune.record import PRUNING, Pruning
 from deploykit.flow.quantize.record import QUANTIZATION, Quantization
@@ -61,6 +62,7 @@ KINDS = (
     Kind(ONNX_ARTIFACT, OnnxArtifact),
     Kind(ENGINE_ARTIFACT, EngineArtifact),
     Kind(BENCH, BenchResult),
+    Kind(DISTILLATION, Distillation),
     Kind(DOCTOR, Diagnosis),
     Kind(HALF, Half),
     Kind(INSPECTION, Inspection),

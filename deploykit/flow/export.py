@@ -21,10 +21,10 @@ from deploykit.export.options import ExportOptions
 from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.adopt import adopt_verified
 from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
+from deploykit.flow.derived import moved
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
 from deploykit.flow.lower import LOWER_FILES, Lowering, joined, read_record, read_report
 from deploykit.flow.precision import COMMAND, FLOAT, INT8, STAGE, lower_of
-from deploykit.flow.prune.recipe import moved
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import Splits, open_splits
 from deploykit.flow.stages import check_stages, quantize_table, staged

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPORT_NAME = "report.json"
-PRUNING_NAME = "pruning.json"
+PRUNING_NAME, DISTILLATION_NAME = "pruning.json", "distillation.json"
+PLAN_NAME, WEIGHTS_NAME = "plan.json", "weights.safetensors"
+"""What a source that was made has."""
 OURS = frozenset({RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME})
 
 
@@ -51,7 +53,7 @@ def _check_free(out: Path, *, overwrite: bool, ours: frozenset[str]) -> None:
         raise BadInputError(f"{out} is where you are, and cannot be replaced: give a new --output")
     names = {path.name for path in out.iterdir()}
     # Without its record a model.onnx is somebody else's: ours are never without.
-    known = ours & {RECORD_NAME, PRUNING_NAME}
+    known = ours & {RECORD_NAME, PRUNING_NAME, DISTILLATION_NAME}
     strange = sorted(names - ours if names & known else names)
     if strange:
         raise BadInputError(

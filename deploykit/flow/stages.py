@@ -16,9 +16,9 @@ from deploykit.core import records
 from deploykit.core.errors import BadInputError, CheckFailedError, nearest
 from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, key_of
+from deploykit.flow.derived import moved
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.precision import STAGE, lower_of
-from deploykit.flow.prune.recipe import moved
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.load.recipe import FILE_NAME

@@ -15,6 +15,7 @@ from deploykit.load.inputs import parse_inputs
 from deploykit.load.modules import load_source
 from deploykit.load.sources import Source
 from deploykit.load.weights import write_weights
+from deploykit.nets.seeding import initial_weights
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def train_recipe(
         options=recipe.source.options,
         base=recipe.folder,
     )
-    model = load_source(source)
+    with initial_weights(options.seed):  # what a run that was killed goes on from
+        model = load_source(source)
     result = train(
         model.module,
         open_data(recipe.data.train, recipe.folder),

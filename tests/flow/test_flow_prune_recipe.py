@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deploykit.flow.prune.recipe import recipe_text
+from deploykit.flow.derived import recipe_text
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.recipe import load_recipe
 from deploykit.load.sources import Source, resolve

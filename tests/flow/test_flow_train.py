@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,6 +66,17 @@ def test_export_trains_what_is_not_there_yet_and_then_uses_it(project: Path) -> 
     assert 0 < trained.val_accuracy <= 1
     assert trained.seconds > 0
     assert path.read_bytes() != made
+
+
+def test_initial_weights_depend_on_the_seed_alone(project: Path) -> None:
+    """Otherwise a run that was killed would not be known again."""
+    made = []
+    for seed in (0, 0, 1):
+        shutil.rmtree(project / ".deploykit", ignore_errors=True)
+        done = train_recipe(load_recipe(project), changes={"seed": seed}, overwrite=True)
+        made.append(done.weights.read_bytes())
+
+    assert made[0] == made[1] != made[2]
 
 
 def test_weights_of_the_caller_are_never_trained(project: Path) -> None:

@@ -11,8 +11,6 @@ from deploykit.core.types import Option  # noqa: TC001  (likewise)
 
 PRUNING = Schema("deploykit/pruning")
 KEPT = Schema("deploykit/prune-counts")
-PLAN_NAME = "plan.json"
-WEIGHTS_NAME = "weights.safetensors"
 PICTURE_NAME = "kept.svg"
 
 

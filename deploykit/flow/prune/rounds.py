@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from deploykit.core import records
 from deploykit.core.records import Schema
 from deploykit.flow.cache import Cache, key_of
-from deploykit.flow.prune.record import PLAN_NAME, WEIGHTS_NAME, RoundRow, Size
+from deploykit.flow.folders import PLAN_NAME, WEIGHTS_NAME
+from deploykit.flow.prune.record import RoundRow, Size
 from deploykit.flow.prune.size import counted, network_of, shapes_of, size_of, smaller
 from deploykit.flow.prune.tune import judged
 

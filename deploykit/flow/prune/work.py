@@ -14,7 +14,14 @@ from deploykit.core.errors import CheckFailedError, MissingExtraError
 from deploykit.core.report import Report, Verdict
 from deploykit.flow.accuracy import lost_check
 from deploykit.flow.cache import FOLDER_NAME, Cache, kept_folder, key_of
-from deploykit.flow.folders import PRUNING_NAME, REPORT_NAME, writing_folder
+from deploykit.flow.derived import recipe_text
+from deploykit.flow.folders import (
+    PLAN_NAME,
+    PRUNING_NAME,
+    REPORT_NAME,
+    WEIGHTS_NAME,
+    writing_folder,
+)
 from deploykit.flow.prune.aim import Planner, read_counts
 from deploykit.flow.prune.cutting import Cutting
 from deploykit.flow.prune.depth import Base, shallower
@@ -28,8 +35,7 @@ from deploykit.flow.prune.judge import (
 )
 from deploykit.flow.prune.latency import Bench, steps_of
 from deploykit.flow.prune.picture import draw
-from deploykit.flow.prune.recipe import recipe_text
-from deploykit.flow.prune.record import PICTURE_NAME, PLAN_NAME, PRUNING, WEIGHTS_NAME
+from deploykit.flow.prune.record import PICTURE_NAME, PRUNING
 from deploykit.flow.prune.rounds import Rounds, Stand, Way
 from deploykit.flow.prune.size import network_of, size_of
 from deploykit.flow.prune.tune import judgeable, judged

@@ -17,6 +17,7 @@ count and the extremes are still exact, and methods still answer within one bin,
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from math import floor, frexp, inf, ldexp
 from typing import TYPE_CHECKING
@@ -113,8 +114,6 @@ class Histogram:
         Args:
             values: of any shape and any real type; it may be empty.
         """
-        # Made once: freed and made again for each piece, its pages would be new each time.
-        places = np.empty(min(np.size(values), CHUNK), np.intp)
         for chunk in chunks(values):
             finite, low, high = finite_part(chunk)
             self.non_finite += chunk.size - finite.size
@@ -122,9 +121,8 @@ class Histogram:
                 continue
             self._reach(low, high)
             self.count += finite.size
-            self.zeros += int(np.count_nonzero(finite == 0))
-            self._find(finite, places[: finite.size])
-            self.counts += np.bincount(places[: finite.size], minlength=BINS)
+            self.zeros += finite.size - int(np.count_nonzero(finite))
+            self.counts += np.bincount(self._places(finite), minlength=BINS)
 
     def positive(self) -> NDArray[np.int64]:
         """A copy of the counts at and above zero: entry i is for i * width on."""
@@ -158,10 +156,11 @@ class Histogram:
         np.add.at(moved, ((used + self.grid.first) >> shift) - grid.first, self.counts[used])
         self.grid, self.counts = grid, moved
 
-    def _find(self, values: NDArray[np.floating], places: NDArray[np.intp]) -> None:
-        """Write each value's place in `counts`. Exact: scaling by a power of two rounds nothing."""
+    def _places(self, values: NDArray[np.floating]) -> NDArray[np.intp]:
+        """Each value's place in `counts`. Exact: scaling by a power of two rounds nothing."""
         number = values.dtype.type
-        scaled = values * number(ldexp(1.0, -self.grid.exponent))
+        scaled, places = _SCRATCH.of(values)
+        np.multiply(values, number(ldexp(1.0, -self.grid.exponent)), out=scaled)
         np.floor(scaled, out=scaled)
         if self.grid.exponent > 0:
             # The exception: shrunk below the smallest number, a negative value becomes zero.
@@ -169,6 +168,29 @@ class Histogram:
         if self.grid.first:
             scaled -= number(self.grid.first)
         np.copyto(places, scaled, casting="unsafe")
+        return places
+
+
+class _Scratch(threading.local):
+    """Memory that a thread works in, kept.
+
+    Made anew for each piece, its pages would be new each time, and how much is in memory at most
+    would depend on which threads happen to work at the same moment.
+    """
+
+    def __init__(self) -> None:
+        self._scaled: dict[np.dtype[np.floating], NDArray[np.floating]] = {}
+        self._places = np.empty(CHUNK, np.intp)
+
+    def of(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.intp]]:
+        """Room for numbers like these, and for as many whole ones."""
+        dtype, size = values.dtype, values.size
+        if dtype not in self._scaled:
+            self._scaled[dtype] = np.empty(CHUNK, dtype)
+        return self._scaled[dtype][:size], self._places[:size]
+
+
+_SCRATCH = _Scratch()
 
 
 def _trimmed(counts: NDArray[np.int64]) -> NDArray[np.int64]:

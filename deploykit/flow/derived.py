@@ -1,4 +1,4 @@
-"""The recipe of a pruned network: the whole one's, with a plan and weights of its own.
+"""The recipe of a network made from another: that one's, with weights, and a plan, of its own.
 
 It names the network that was whole, however often it was pruned: a plan is of that one, and what
 was pruned on the way can go.
@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.flow.prune.record import PLAN_NAME, WEIGHTS_NAME
+from deploykit.flow.folders import PLAN_NAME, WEIGHTS_NAME
 from deploykit.load.datasets import NAMED
 from deploykit.load.inputs import input_text
 from deploykit.load.recipe import FILE_NAME, RECIPE, DataTable, Recipe, is_recipe, load_recipe
@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 _NAMED = frozenset(name for name, _ in NAMED)
 
 
-def recipe_text(source: Source, out: Path) -> str:
+def recipe_text(
+    source: Source,
+    out: Path,
+    *,
+    plan: bool = True,
+    tables: Mapping[str, Mapping[str, Option]] | None = None,
+) -> str:
     """TOML that `load_recipe` reads from `out`.
 
     Args:
-        source: what was pruned, as it was named.
+        source: what it was made from, as it was named.
         out: the folder of the recipe; links on the way to it are followed, as the system does
             with the paths in it.
+        plan: whether `PLAN_NAME` lies there.
+        tables: "data" and "train" of a source that has no recipe; data as it is found from here.
     """
     recipe = load_recipe(Path(source.text)) if is_recipe(source.text) else None
     inputs = tuple(input_text(spec) for spec in source.inputs)
@@ -45,18 +53,23 @@ def recipe_text(source: Source, out: Path) -> str:
         own = recipe.source
         net = _relative(recipe.whole, out) if recipe.whole else moved(own.net, recipe.folder, out)
         inputs, options = inputs or own.inputs, {**own.options, **options}
-    tables: dict[str, Mapping[str, Option]] = {
-        "source": {"net": net, "plan": PLAN_NAME, "weights": WEIGHTS_NAME},
+    own_files = {"plan": PLAN_NAME, "weights": WEIGHTS_NAME} if plan else {"weights": WEIGHTS_NAME}
+    written: dict[str, Mapping[str, Option]] = {
+        "source": {"net": net, **own_files},
         "source.options": options,
     }
     if inputs:
-        tables["source"] = {**tables["source"], "inputs": inputs}
+        written["source"] = {**written["source"], "inputs": inputs}
     said = {"schema": RECIPE.name, "version": RECIPE.version}
     if recipe is not None and recipe.source.plan and recipe.whole is None:
-        tables |= _own_tables(recipe, out)
+        written |= _own_tables(recipe, out)
         said |= {"task": recipe.task} if recipe.task else {}
+    if recipe is None and tables:
+        data = tables.get("data", {})
+        found = {name: moved(str(text), Path(), out) for name, text in data.items() if text}
+        written |= {**tables, "data": found}
     return (
-        "\n\n".join([_lines(said), *(_table(*pair) for pair in tables.items() if pair[1])]) + "\n"
+        "\n\n".join([_lines(said), *(_table(*pair) for pair in written.items() if pair[1])]) + "\n"
     )
 
 
