@@ -99,7 +99,8 @@ class Histogram:
 
     def __init__(self) -> None:
         self.grid = Grid(LEAST_EXPONENT, 0)
-        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        # Written, so that it is in memory from now on: no later batch takes more than the first.
+        self.counts: NDArray[np.int64] = np.full(BINS, 0, np.int64)
         self.count = 0
         self.zeros = 0
         self.non_finite = 0
@@ -154,7 +155,8 @@ class Histogram:
         shift = grid.exponent - self.grid.exponent
         moved = np.zeros(BINS, np.int64)
         np.add.at(moved, ((used + self.grid.first) >> shift) - grid.first, self.counts[used])
-        self.grid, self.counts = grid, moved
+        self.grid = grid
+        self.counts[:] = moved  # in its place, which is in memory
 
     def _places(self, values: NDArray[np.floating]) -> NDArray[np.intp]:
         """Each value's place in `counts`. Exact: scaling by a power of two rounds nothing."""
