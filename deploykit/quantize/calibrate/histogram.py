@@ -182,17 +182,22 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._scaled: dict[np.dtype[np.floating], NDArray[np.floating]] = {}
-        self._places = np.empty(CHUNK, np.intp)
+        self._places = np.full(CHUNK, 0, np.intp)
 
     def of(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.intp]]:
         """Room for numbers like these, and for as many whole ones."""
         dtype, size = values.dtype, values.size
         if dtype not in self._scaled:
-            self._scaled[dtype] = np.empty(CHUNK, dtype)
+            self._scaled[dtype] = np.full(CHUNK, 0, dtype)
         return self._scaled[dtype][:size], self._places[:size]
 
 
 _SCRATCH = _Scratch()
+
+
+def take_scratch() -> None:
+    """Take the memory that this thread counts in, before what comes at its side is largest."""
+    _SCRATCH.of(np.empty(0, np.float32))
 
 
 def _trimmed(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deploykit.core.errors import BadInputError
 from deploykit.quantize.calibrate.available import give_back
+from deploykit.quantize.calibrate.histogram import take_scratch
 from deploykit.quantize.calibrate.sessions import NETWORK
 from deploykit.runtimes.ort_errors import plain_errors
 
@@ -52,6 +54,14 @@ class Runner:
         self._slab = np.empty(plan.slab.size_bytes, np.uint8)
         self._slab.fill(0)  # all of it is in memory from now on, so that no batch needs more
         self._pool = ThreadPoolExecutor(watchers)  # kept: new threads would bring new heaps
+        all_there = Barrier(watchers)  # so that each thread gets one of these
+
+        def begin() -> None:
+            all_there.wait()
+            take_scratch()
+
+        for done in [self._pool.submit(begin) for _ in range(watchers)]:
+            done.result()
 
     def run(
         self,
