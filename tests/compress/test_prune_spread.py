@@ -25,7 +25,8 @@ class Wrapped(nn.Module):
         self.branch = nn.Sequential(*branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        branch: Tensor = self.branch(x)
+        return x + branch
 
 
 class Inverted(nn.Module):
@@ -72,11 +73,10 @@ def test_a_first_block_without_a_sum_counts_too() -> None:
 
 
 def test_layers_of_attention_and_mlp_are_units() -> None:
-    mlp, mix = (
-        lambda: Wrapped(nn.LayerNorm(8), nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)),
-        lambda: Wrapped(nn.LayerNorm(8), nn.Linear(8, 8)),
-    )
-    layers = [part for _ in range(4) for part in (mix(), mlp())]
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        layers.append(Wrapped(nn.LayerNorm(8), nn.Linear(8, 8)))
+        layers.append(Wrapped(nn.LayerNorm(8), nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8)))
 
     (found,) = runs(nn.Sequential(nn.Linear(6, 8), *layers, nn.LayerNorm(8)), "x=N[1..4]x5x6")
 
