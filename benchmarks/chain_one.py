@@ -90,8 +90,8 @@ def ask(job: Job, folder: Path, *, decide_only: bool = False) -> Trained:
 
 def make(job: Job, folder: Path) -> Trained:
     """Prune, fine-tune and export here."""
-    from deploykit.compress.distill.options import SoftTargets
-    from deploykit.compress.distill.soft_targets import taught
+    from deploykit.compress.distill.loss import taught
+    from deploykit.compress.distill.options import DistillOptions
     from deploykit.export.options import ExportOptions
     from deploykit.export.torch_to_onnx import export_model
     from deploykit.flow.prune.tune import tune_options
@@ -105,20 +105,20 @@ def make(job: Job, folder: Path) -> Trained:
     model = load_source(Source(str(NETWORK)))
     small = _smaller(model, job, folder)
     options = tune_options(dict(load_recipe(NETWORK).train), {"epochs": job.budget.epochs})
-    soft = SoftTargets(*_TEACHER) if job.tool == OURS else None
+    soft = DistillOptions(*_TEACHER) if job.tool == OURS else None
     done = train(
         small,
         open_data(job.budget.train),
         open_data(job.budget.val),
         options,
         folder=folder / "train",
-        loss=taught(model.module, soft, options.label_smoothing) if soft else None,
+        loss=taught(model.module, soft) if soft else None,
         loss_key=f"{soft or ''}",
     )
     trained = replace(model, module=done.module)
     (folder / MODEL).unlink(missing_ok=True)
     export_model(trained, folder, ExportOptions())
-    return Trained(_macs(trained), done.val_accuracy, done.seconds)
+    return Trained(_macs(trained), done.val_score, done.seconds)
 
 
 def decide(job: Job, folder: Path) -> Trained:

@@ -11,7 +11,8 @@ loaded only by what needs them.
 | train | `TrainOptions`, `train_recipe` |
 | export and verify | `ExportOptions`, `ExportRequest`, `ExportResult`, `run_export` |
 | compress | `PruneOptions`, `PruneRequest`, `PruneResult`, `run_prune`, `load_model`, |
-| | `SoftTargets`, `DistillRequest`, `DistillResult`, `run_distill` |
+| | `DistillOptions`, `DistillRequest`, `DistillResult`, `run_distill`, |
+| | `SeparableOptions`, `SeparableRequest`, `SeparableResult`, `run_separable` |
 | quantize | `QuantizeRequest`, `QuantizeResult`, `run_quantize` |
 | half precision | `HalfRequest`, `HalfResult`, `run_half` |
 | measure | `BenchRequest`, `Wanted`, `Plan`, `StopRules`, `BenchResult`, `measure` |
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from deploykit.bench.result import BenchResult
     from deploykit.bench.run import Plan
     from deploykit.bench.schedule import StopRules
-    from deploykit.compress.distill.options import SoftTargets
+    from deploykit.compress.distill.options import DistillOptions
     from deploykit.compress.prune.options import PruneOptions
+    from deploykit.compress.separable.options import SeparableOptions
     from deploykit.core.errors import (
         BadInputError,
         CannotTellError,
@@ -74,6 +76,8 @@ if TYPE_CHECKING:
     from deploykit.flow.prune.request import PruneRequest
     from deploykit.flow.quantize.quantize import QuantizeRequest, QuantizeResult, run_quantize
     from deploykit.flow.rebuild import load_model
+    from deploykit.flow.separable.request import SeparableRequest
+    from deploykit.flow.separable.separable import SeparableResult, run_separable
     from deploykit.flow.train import train_recipe
     from deploykit.load.artifacts import load_artifact
     from deploykit.load.datasets import open_data
@@ -92,6 +96,7 @@ __all__ = [
     "CheckFailedError",
     "DeploykitError",
     "Dim",
+    "DistillOptions",
     "DistillRequest",
     "DistillResult",
     "EngineArtifact",
@@ -120,7 +125,9 @@ __all__ = [
     "Recipe",
     "Report",
     "Samples",
-    "SoftTargets",
+    "SeparableOptions",
+    "SeparableRequest",
+    "SeparableResult",
     "Source",
     "Status",
     "Step",
@@ -143,6 +150,7 @@ __all__ = [
     "run_half",
     "run_prune",
     "run_quantize",
+    "run_separable",
     "train_recipe",
 ]
 
@@ -152,6 +160,7 @@ _HOMES = {
     "BenchResult": "bench.result",
     "Check": "core.report",
     "ExitStatus": "core.errors",
+    "DistillOptions": "compress.distill.options",
     "DistillRequest": "flow.distill.request",
     "DistillResult": "flow.distill.distill",
     "ExportOptions": "export.options",
@@ -171,7 +180,9 @@ _HOMES = {
     "Recipe": "load.recipe",
     "Report": "core.report",
     "Samples": "core.measurement",
-    "SoftTargets": "compress.distill.options",
+    "SeparableOptions": "compress.separable.options",
+    "SeparableRequest": "flow.separable.request",
+    "SeparableResult": "flow.separable.separable",
     "Source": "load.sources",
     "Status": "core.measurement",
     "StopRules": "bench.schedule",
@@ -191,6 +202,7 @@ _HOMES = {
     "run_half": "flow.half.half",
     "run_prune": "flow.prune.prune",
     "run_quantize": "flow.quantize.quantize",
+    "run_separable": "flow.separable.separable",
     "train_recipe": "flow.train",
 }
 _ERRORS = "Error"

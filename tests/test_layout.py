@@ -20,8 +20,22 @@ MODULES = sorted(
 )
 # Networks and the training loop's parts: made of torch, and imported by nothing at its top.
 NEED_TORCH = {
+    "deploykit.compress.distill.at_size",
+    "deploykit.compress.distill.decoupled",
+    "deploykit.compress.distill.features",
+    "deploykit.compress.distill.graph_layers",
+    "deploykit.compress.distill.layers",
+    "deploykit.compress.distill.loss",
+    "deploykit.compress.distill.outputs",
+    "deploykit.compress.distill.relations",
     "deploykit.compress.distill.soft_targets",
+    "deploykit.compress.distill.teachers",
+    "deploykit.compress.separable.fit",
+    "deploykit.compress.separable.moments",
+    "deploykit.compress.separable.refit",
+    "deploykit.compress.separable.split",
     "deploykit.nets.classic",
+    "deploykit.nets.mobilenet",
     "deploykit.nets.resnet",
     "deploykit.nets.separable",
     "deploykit.train.augment",

@@ -17,8 +17,10 @@ from deploykit.core.errors import BadInputError, CheckFailedError, nearest
 from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, key_of
 from deploykit.flow.derived import moved
+from deploykit.flow.distill.stage import distill_key, distill_request
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.precision import STAGE, lower_of
+from deploykit.flow.separable.stage import separable_request
 from deploykit.flow.tables import options_from
 from deploykit.load.datasets import open_data
 from deploykit.load.recipe import FILE_NAME
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 
     Stages = tuple[Mapping[str, Option], ...]
 
-PRUNE, QUANTIZE = "prune", "quantize"
-NAMES = (PRUNE, QUANTIZE)
+PRUNE, SEPARABLE, DISTILL, QUANTIZE = "prune", "separable", "distill", "quantize"
+NAMES = (PRUNE, SEPARABLE, DISTILL, QUANTIZE)
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -53,6 +55,10 @@ def check_stages(recipe: Recipe) -> None:
             )
         if name == PRUNE:
             _request(stage, Source(""), recipe.folder)
+        if name == SEPARABLE:
+            separable_request(stage, Source(""), recipe.folder)
+        if name == DISTILL:
+            distill_request(stage, recipe, Source(""), Source(""), recipe.folder)
     after = _split(recipe)[1]
     if len(after) > 1:
         raise BadInputError(
@@ -93,17 +99,45 @@ def staged(recipe: Recipe, source: Source, progress: Progress) -> Source:
     """
     before = _split(recipe)[0]
     data = _data_digest(recipe) if before else {}
+    whole = source
     for number, stage in enumerate(before):
         progress(f"stage {number + 1} of {len(recipe.stages)}: {stage['name']}", None)
-        key = _key(stage, source, (data, recipe.train))
+        others: list[object] = [data, recipe.train]
+        if stage["name"] == DISTILL:
+            asked = distill_request(stage, recipe, whole, source, recipe.folder)
+            others += distill_key(asked, progress)
+        key = _key(stage, source, others)
         out = recipe.folder / FOLDER_NAME / "stages" / f"{stage['name']}-{key}"
         if not (out / FILE_NAME).is_file():
-            from deploykit.flow.prune.prune import run_prune
-
-            run_prune(_request(stage, source, out), progress)
+            _run(stage, recipe, whole, source, out=out, progress=progress)
         _check_passed(out)
         source = Source(str(out), inputs=source.inputs, trust=source.trust)
     return source
+
+
+def _run(
+    stage: Mapping[str, Option],
+    recipe: Recipe,
+    whole: Source,
+    source: Source,
+    *,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """One stage; `whole` is the network before all of them."""
+    if stage["name"] == DISTILL:
+        from deploykit.flow.distill.distill import run_distill
+
+        run_distill(distill_request(stage, recipe, whole, source, out), progress)
+        return
+    if stage["name"] == SEPARABLE:
+        from deploykit.flow.separable.separable import run_separable
+
+        run_separable(separable_request(stage, source, out), progress)
+        return
+    from deploykit.flow.prune.prune import run_prune
+
+    run_prune(_request(stage, source, out), progress)
 
 
 def _key(stage: Mapping[str, Option], source: Source, others: object) -> str:

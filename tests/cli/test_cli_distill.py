@@ -60,6 +60,13 @@ def test_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--weight", "2"], "the teacher's weight must be from 0 to 1, not 2"),
         (["--temperature", "-1"], "temperature must be above 0, not -1"),
         (["--train", ""], "there is nothing to learn from; add --train DATA"),
+        (["--hints", "4=3"], "the student has no layer '4'"),
+        (["--teacher-shares", "a,b"], "--teacher-shares 'a,b' are no numbers: write them like"),
+        (["--teacher-shares", "0.5,0.5"], "teacher_shares has 2 numbers for 1 teachers"),
+        (
+            ["--teacher-weights", "a.pt", "--teacher-weights", "b.pt"],
+            "--teacher-weights is given 2 times, for 1 teachers that are no recipes",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
@@ -71,3 +78,19 @@ def test_bad_input_is_one_line(
     assert says in complaint
     assert complaint.count("\n") == 1
     assert not Path("build").exists()
+
+
+def test_everything_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        "--teacher", "net.py:large", "--teacher-shares", "0.7,0.3", "--method", "dist",
+        "--hints", "1=1", "--hint-weight", "0.5", "--weight-end", "0.2", "--course", "cosine",
+        "--unlabelled", "digits:train[128:200]", "--teacher-precision", "bfloat16",
+    ]  # fmt: skip
+    assert main([*ASKED, *asked]) == 0
+
+    assert "top-1 teacher 2 val: digits:val[:60]" in capsys.readouterr().out
+    text = (place / "build" / "net-small-distilled" / "distillation.json").read_text()
+    record = json.loads(text)
+    assert record["options"]["teacher_shares"] == [0.7, 0.3]
+    assert record["options"]["hints"] == ["1=1"]
+    assert record["options"]["course"] == "cosine"

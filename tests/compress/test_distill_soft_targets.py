@@ -1,38 +1,39 @@
-"""Soft targets: the formula by hand, the teacher left alone, and what it is for: it teaches."""
+"""Losses between outputs: each against its paper's formula, written naively in NumPy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  (torch's own name for it)
-from torch import Tensor, nn
 
-from deploykit.compress.distill.options import SoftTargets
-from deploykit.compress.distill.soft_targets import soft_target_loss, taught
-from deploykit.core.errors import BadInputError
-from deploykit.load.arrays import ArrayData
-from deploykit.nets.seeding import initial_weights
-from deploykit.train.loop import train
-from deploykit.train.options import TrainOptions
+from deploykit.compress.distill.decoupled import decoupled_losses
+from deploykit.compress.distill.relations import relation_losses
+from deploykit.compress.distill.soft_targets import mixed_logits, soft_target_loss
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-LABELS = torch.tensor([0, 2, 1, 2])
+ROWS, CLASSES = 6, 4
+LABELS = torch.tensor([0, 2, 1, 2, 3, 0])
+TEMPERATURES = pytest.mark.parametrize("temperature", [1.0, 4.0])
 
 
 def logits(seed: int) -> Tensor:
-    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+    return 3 * torch.randn(ROWS, CLASSES, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_formula(temperature: float) -> None:
-    student, teacher = (logits(seed).double().numpy() for seed in (1, 2))
-    p, q = (np.exp(one / temperature) for one in (teacher, student))
-    p, q = (one / one.sum(axis=1, keepdims=True) for one in (p, q))
+def softened(values: Tensor, temperature: float) -> NDArray[np.float64]:
+    found = np.exp(values.double().numpy() / temperature)
+    shares: NDArray[np.float64] = found / found.sum(axis=1, keepdims=True)
+    return shares
+
+
+@TEMPERATURES
+def test_soft_targets(temperature: float) -> None:
+    q, p = (softened(logits(seed), temperature) for seed in (1, 2))
     expected = temperature**2 * (p * np.log(p / q)).sum(axis=1).mean()
 
     found = soft_target_loss(logits(1), logits(2), temperature)
@@ -44,90 +45,101 @@ def test_the_gradient_does_not_shrink_with_the_temperature() -> None:
     """At high temperatures it is that of half the squared distance of centred logits, by class."""
     student, teacher = logits(1).requires_grad_(), logits(2)
 
-    (gradient,) = torch.autograd.grad(soft_target_loss(student, teacher, 1000.0), student)
+    (gradient,) = torch.autograd.grad(soft_target_loss(student, teacher, 3000.0), student)
 
     apart = student.detach() - teacher
-    expected = (apart - apart.mean(dim=1, keepdim=True)) / 3 / 4  # classes, samples
-    torch.testing.assert_close(gradient, expected, rtol=1e-2, atol=1e-4)
+    expected = (apart - apart.mean(dim=1, keepdim=True)) / CLASSES / ROWS
+    torch.testing.assert_close(gradient, expected, rtol=1e-2, atol=1e-3)
 
 
-class Fixed(nn.Module):
-    """Logits that do not depend on the input; dropout, so that its mode shows."""
-
-    def __init__(self, values: Tensor) -> None:
-        super().__init__()
-        self.values = nn.Parameter(values)
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.drop(self.values + 0 * x.sum())
-        return found
-
-
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_labels_and_teacher_are_mixed(weight: float) -> None:
-    net, teacher = Fixed(logits(1)).eval(), Fixed(logits(2)).train()
-    loss = taught(teacher, SoftTargets(weight, 2.0), label_smoothing=0.1)
-
-    found = loss(net, (torch.zeros(4, 1),), LABELS)
-
-    hard = F.cross_entropy(logits(1), LABELS, label_smoothing=0.1)
-    soft = soft_target_loss(logits(1), logits(2), 2.0)
-    torch.testing.assert_close(found, (1 - weight) * hard + weight * soft)
+def _decoupled_by_hand(
+    q: NDArray[np.float64], p: NDArray[np.float64]
+) -> tuple[list[float], list[float]]:
+    """Section 3.1 of the paper, sample by sample; q is the student's, p the teacher's."""
+    target, others = [], []
+    for student, teacher, label in zip(q, p, LABELS.tolist(), strict=True):
+        b_student = np.array([student[label], 1 - student[label]])
+        b_teacher = np.array([teacher[label], 1 - teacher[label]])
+        target.append(float((b_teacher * np.log(b_teacher / b_student)).sum()))
+        rest = [c for c in range(CLASSES) if c != label]
+        hat_student = student[rest] / student[rest].sum()
+        hat_teacher = teacher[rest] / teacher[rest].sum()
+        others.append(float((hat_teacher * np.log(hat_teacher / hat_student)).sum()))
+    return target, others
 
 
-def test_the_teacher_that_was_given_is_left_as_it_was() -> None:
-    net, teacher = Fixed(logits(1)), Fixed(logits(2)).train()
+@TEMPERATURES
+def test_decoupled(temperature: float) -> None:
+    q, p = (softened(logits(seed), temperature) for seed in (1, 2))
+    target, others = _decoupled_by_hand(q, p)
 
-    loss = taught(teacher, SoftTargets())(net, (torch.zeros(4, 1),), LABELS)
-    torch.autograd.backward(loss)
+    found = decoupled_losses(logits(1), logits(2), LABELS, temperature)
 
-    assert teacher.training
-    assert teacher.values.requires_grad
-    assert teacher.values.grad is None
-    assert net.values.grad is not None
-
-
-def test_other_classes_are_refused() -> None:
-    loss = taught(Fixed(torch.zeros(4, 5)), SoftTargets())
-
-    with pytest.raises(BadInputError) as caught:
-        loss(Fixed(logits(1)), (torch.zeros(4, 1),), LABELS)
-    assert str(caught.value) == (
-        "the teacher gives [5] for a sample and the network [3]; a teacher has to know the same "
-        "classes"
-    )
+    np.testing.assert_allclose(found[0], temperature**2 * np.array(target), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[1], temperature**2 * np.array(others), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"weight": 1.5}, "the teacher's weight must be from 0 to 1, not 1.5"),
-        ({"weight": float("nan")}, "the teacher's weight must be from 0 to 1, not nan"),
-        ({"temperature": 0.0}, "temperature must be above 0, not 0"),
-        ({"temperature": float("inf")}, "temperature must be above 0, not inf"),
-    ],
-)
-def test_options_that_are_no_mixture(options: dict[str, float], words: str) -> None:
-    with pytest.raises(BadInputError) as caught:
-        SoftTargets(**options)
-    assert str(caught.value) == words
+@TEMPERATURES
+def test_soft_targets_are_both_parts_coupled(temperature: float) -> None:
+    """Eq. 6: KD = TCKD + (1 - p_t) NCKD, where p_t is the teacher's."""
+    p = torch.softmax(logits(2) / temperature, dim=1)
+    rest = 1 - p.gather(1, LABELS[:, None])[:, 0]
+
+    target, others = decoupled_losses(logits(1), logits(2), LABELS, temperature)
+
+    whole = soft_target_loss(logits(1), logits(2), temperature)
+    torch.testing.assert_close((target + rest * others).mean(), whole)
 
 
-def test_a_student_learns_from_the_teacher_alone(tmp_path: Path) -> None:
-    """Labels are noise here, and count nothing; a checkpoint of another loss is not taken up."""
-    draw = np.random.default_rng(0)
-    x = draw.standard_normal((256, 4), np.float32)
-    with initial_weights(0):
-        teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
-    classes = teacher(torch.from_numpy(x)).argmax(dim=1).numpy()
-    data = ArrayData("noise", {"x": x}, draw.integers(0, 3, 256))
-    val = ArrayData("teacher's", {"x": x}, classes)
-    options = TrainOptions(epochs=20, batch_size=32, learning_rate=0.1, weight_decay=0.0)
-    loss = taught(teacher, SoftTargets(1.0, 2.0))
+def test_a_teacher_that_is_all_too_sure_gives_numbers() -> None:
+    """Probabilities of 1 and 0 in float32, whose naive logarithms are infinite."""
+    teacher = torch.zeros(ROWS, CLASSES).scatter_(1, LABELS[:, None], 500.0)
+    student = (-teacher).requires_grad_()
 
-    plain = train(student, data, val, options, folder=tmp_path)
-    learnt = train(student, data, val, options, folder=tmp_path, loss=loss, loss_key="soft")
+    target, others = decoupled_losses(student, teacher, LABELS, 1.0)
+    (gradient,) = torch.autograd.grad((target + others).sum(), student)
 
-    assert learnt.val_accuracy > 0.95
-    assert plain.val_accuracy < 0.8
+    assert target.tolist() == pytest.approx([500 + np.log(3)] * ROWS)
+    assert others.abs().max() < 1e-6
+    assert bool(gradient.isfinite().all())
+
+
+@TEMPERATURES
+def test_relations(temperature: float) -> None:
+    q, p = (softened(logits(seed), temperature) for seed in (1, 2))
+    between = np.mean([1 - np.corrcoef(q[n], p[n])[0, 1] for n in range(ROWS)])
+    within = np.mean([1 - np.corrcoef(q[:, c], p[:, c])[0, 1] for c in range(CLASSES)])
+
+    found = relation_losses(logits(1), logits(2), temperature)
+
+    np.testing.assert_allclose(found[0], temperature**2 * between, rtol=1e-4)
+    np.testing.assert_allclose(found[1], temperature**2 * within, rtol=1e-4)
+
+
+@TEMPERATURES
+def test_several_teachers_are_the_mean_of_their_probabilities(temperature: float) -> None:
+    shares = (0.7, 0.3)
+    mean = sum(s * softened(logits(n), temperature) for s, n in zip(shares, (1, 2), strict=True))
+
+    found = mixed_logits([logits(1), logits(2)], shares, temperature)
+
+    np.testing.assert_allclose(softened(found, temperature), np.asarray(mean), rtol=1e-5)
+    assert mixed_logits([logits(1)], (1.0,), temperature).equal(logits(1))
+
+
+LOSSES: Any = {
+    "soft targets": lambda a, b: soft_target_loss(a, b, 2.0),
+    "decoupled": lambda a, b: sum(decoupled_losses(a, b, LABELS, 2.0)).sum(),  # type: ignore[union-attr]  # tensors
+    "relations": lambda a, b: sum(relation_losses(a, b, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_nothing_is_left_to_learn_where_both_agree(name: str) -> None:
+    student = logits(1).requires_grad_()
+
+    found = LOSSES[name](student, logits(1))
+    (gradient,) = torch.autograd.grad(found, student)
+
+    assert float(found.detach()) == pytest.approx(0, abs=1e-5)
+    assert float(gradient.abs().max()) < 1e-5

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from deploykit.compress.prune.choice.evidence import Evidence, evaluating
+from deploykit.compress.prune.choice.evidence import Evidence, class_loss, evaluating
 from deploykit.compress.prune.choice.score import score
 from deploykit.compress.prune.options import CRITERIA, NEED_DATA
 from deploykit.compress.prune.structure import Group, Member, Role, Structure
 from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.load.arrays import ArrayData
 from deploykit.load.inputs import parse_inputs
-from deploykit.train.losses import cross_entropy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +79,7 @@ def evidence(
     images = draws.standard_normal((count, 2, 5, 5)).astype(np.float32)
     wanted = draws.integers(0, 3, count) if labels else None
     data = ArrayData("made", {"x": images}, wanted)
-    return Evidence(data, INPUTS, cross_entropy(), samples, batch)
+    return Evidence(data, INPUTS, class_loss, samples, batch)
 
 
 def over_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,7 +147,7 @@ def gate_derivatives(net: Net, given: Evidence) -> NDArray[np.float64]:
     rows = []
     for inputs, labels in given.batches(torch.device("cpu")):
         assert labels is not None
-        (slope,) = torch.autograd.grad(cross_entropy()(net, inputs, labels), net.gate)
+        (slope,) = torch.autograd.grad(class_loss(net, inputs, labels), net.gate)
         rows.append(slope.double().numpy())
     net.gate.requires_grad = False
     return np.stack(rows)
@@ -305,7 +304,7 @@ def test_data_is_asked_for(net: Net, criterion: str) -> None:
         (evidence(samples=2, batch=4), "made has 6 samples of which 2 may be looked at"),
         (Evidence(evidence().data, INPUTS), "this criterion needs a loss; take l1"),
         (
-            Evidence(evidence().data, parse_inputs(["x=N[1..8]x1x5x5:float32"]), cross_entropy()),
+            Evidence(evidence().data, parse_inputs(["x=N[1..8]x1x5x5:float32"]), class_loss),
             r"made gives shape \[1, 2, 5, 5\] for input 'x'",
         ),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deploykit.compress.prune.choice.evidence import Evidence
+from deploykit.compress.prune.choice.evidence import Evidence, class_loss
 from deploykit.compress.prune.depth.blocks import blocks_of
 from deploykit.compress.prune.depth.choose_blocks import choose_blocks, macs_left, parameters_left
 from deploykit.compress.prune.depth.score_blocks import BlockScorer, score_blocks, wider
@@ -18,7 +18,6 @@ from deploykit.core.errors import BadInputError
 from deploykit.core.types import Model
 from deploykit.load.arrays import ArrayData
 from deploykit.load.inputs import parse_inputs
-from deploykit.train.losses import cross_entropy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +77,7 @@ def evidence() -> Evidence:
         {"x": rng.standard_normal((SAMPLES, 6)).astype(np.float32)},
         rng.integers(0, 3, SAMPLES),
     )
-    return Evidence(data, parse_inputs(["x=N[1..64]x6"]), cross_entropy(), samples=SAMPLES)
+    return Evidence(data, parse_inputs(["x=N[1..64]x6"]), class_loss, samples=SAMPLES)
 
 
 def given(evidence: Evidence) -> tuple[Tensor, Tensor]:
@@ -233,5 +232,5 @@ def test_what_cannot_be_scored_is_told(program: Program, evidence: Evidence) -> 
     unlabelled = ArrayData("plain", {"x": np.zeros((4, 6), np.float32)}, None)
     with pytest.raises(BadInputError, match=r'^plain has no labels, which depth_by "loss" needs'):
         score_blocks(
-            program, "loss", evidence=Evidence(unlabelled, evidence.inputs, cross_entropy())
+            program, "loss", evidence=Evidence(unlabelled, evidence.inputs, class_loss)
         )

@@ -6,25 +6,21 @@ Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network"
 
 from __future__ import annotations
 
-from copy import deepcopy
+import math
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own name for it)
-from torch import Tensor, nn
-
-from deploykit.core.errors import BadInputError
-from deploykit.train.losses import check_classes
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from deploykit.compress.distill.options import SoftTargets
-    from deploykit.train.losses import Loss
+    from collections.abc import Sequence
 
 
 def soft_target_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
     """How far a student's softened probabilities are from its teacher's.
 
-    T² KL(softmax(taught / T) ‖ softmax(logits / T)), the mean of the batch. The factor T² keeps
+    T² KL(softmax(taught / T) ‖ softmax(logits / T)), the mean of the rows. The factor T² keeps
     the size of its gradients whatever the temperature is, so that a weight means the same.
 
     Args:
@@ -34,57 +30,25 @@ def soft_target_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tens
     """
     softened = F.log_softmax(logits.float() / temperature, dim=1)
     targets = F.log_softmax(taught.float() / temperature, dim=1)
-    divergence = F.kl_div(softened, targets, reduction="batchmean", log_target=True)
-    return divergence * temperature**2
+    divergence = F.kl_div(softened, targets, reduction="sum", log_target=True)
+    return divergence * temperature**2 / max(1, len(logits))
 
 
-class Taught:
-    """The loss of a student: (1 - w) · cross-entropy with the labels + w · soft targets.
+def mixed_logits(answers: Sequence[Tensor], shares: Sequence[float], temperature: float) -> Tensor:
+    """Logits of one teacher that stands for several.
 
-    The teacher sees the very batch that the student sees, augmented alike, and gives it in
-    evaluation mode, without gradients and in the precision that training runs in.
+    Softened by this temperature they are the mean of the teachers' softened probabilities (as in
+    section 1 of the source, where the large model is an ensemble).
 
     Args:
-        teacher: gives logits of shape [N, classes]; copied, never changed.
-        options: weight and temperature.
-        label_smoothing: of the labels' part.
-
-    Raises:
-        BadInputError: when called: the two do not give the same classes, or there are no labels
-            that fit them.
+        answers: logits of each teacher, each of shape [N, classes].
+        shares: of each, 1 in all.
+        temperature: T, above 0.
     """
-
-    def __init__(
-        self, teacher: nn.Module, options: SoftTargets, label_smoothing: float = 0.0
-    ) -> None:
-        self._teacher = deepcopy(teacher).eval().requires_grad_(requires_grad=False)
-        self._options = options
-        self._label_smoothing = label_smoothing
-
-    def __call__(self, net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """The loss of one batch, a scalar."""
-        logits = net(*inputs)
-        check_classes(logits, labels)
-        taught = self._taught(inputs)
-        if taught.shape != logits.shape:
-            theirs, ours = list(taught.shape[1:]), list(logits.shape[1:])
-            raise BadInputError(
-                f"the teacher gives {theirs} for a sample and the network {ours}; a teacher has "
-                "to know the same classes"
-            )
-        hard = F.cross_entropy(logits.float(), labels.long(), label_smoothing=self._label_smoothing)
-        weight = self._options.weight
-        soft = soft_target_loss(logits, taught, self._options.temperature)
-        return (1 - weight) * hard + weight * soft
-
-    def _taught(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        # Nothing moves where everything is in place already.
-        self._teacher.to(inputs[0].device)
-        with torch.no_grad():
-            found: Tensor = self._teacher(*inputs)
-        return found
-
-
-def taught(teacher: nn.Module, options: SoftTargets, label_smoothing: float = 0.0) -> Loss:
-    """`Taught` as a `Loss`; plain cross-entropy is a weight of 0."""
-    return Taught(teacher, options, label_smoothing)
+    if len(answers) == 1:
+        return answers[0].float()
+    weighted = [
+        F.log_softmax(answer.float() / temperature, dim=1) + math.log(share)
+        for answer, share in zip(answers, shares, strict=True)
+    ]
+    return torch.logsumexp(torch.stack(weighted), dim=0) * temperature

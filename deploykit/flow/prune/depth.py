@@ -51,8 +51,7 @@ def depth_evidence(options: PruneOptions, data: Data | None, model: Model) -> Ev
     Raises:
         BadInputError: there is no data, and the criterion needs some.
     """
-    from deploykit.compress.prune.choice.evidence import Evidence
-    from deploykit.train.losses import cross_entropy
+    from deploykit.compress.prune.choice.evidence import Evidence, class_loss
 
     if not options.depth or options.depth_by == "magnitude":
         return None
@@ -62,7 +61,7 @@ def depth_evidence(options: PruneOptions, data: Data | None, model: Model) -> Ev
         raise BadInputError(
             f"depth_by {options.depth_by!r} looks at data; add --train DATA, or take magnitude"
         )
-    loss = cross_entropy() if options.depth_by in {AUTO, "loss"} else None
+    loss = class_loss if options.depth_by in {AUTO, "loss"} else None
     return Evidence(data, model.inputs, loss, samples=options.samples, seed=options.seed)
 
 

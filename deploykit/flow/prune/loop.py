@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from deploykit.compress.distill.options import SoftTargets
+from deploykit.compress.distill.options import DistillOptions
 from deploykit.core.errors import BadInputError, nearest
 
 _UNITS_NS = {"ns": 1.0, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
@@ -85,7 +85,7 @@ class PruneLoop:
     max_drop: float | None = None
     finetune: bool = True
     distill: float = 0.0
-    temperature: float = SoftTargets().temperature
+    temperature: float = DistillOptions().temperature
     measure: bool = True
     batch: int | None = None
     threads: int | None = None
@@ -100,10 +100,10 @@ class PruneLoop:
                 raise BadInputError(f"{name} must be 1 or more, not {value}")
         if self.max_drop is not None and not self.max_drop >= 0:
             raise BadInputError(f"max_drop must be 0 points or more, not {self.max_drop:g}")
-        SoftTargets(self.distill, self.temperature)
+        DistillOptions(self.distill, self.temperature)
         if self.distill and not self.finetune:
             raise BadInputError("leave out distill: nothing is trained")
-        if not self.distill and self.temperature != SoftTargets().temperature:
+        if not self.distill and self.temperature != DistillOptions().temperature:
             raise BadInputError("leave out temperature: there is no teacher, for that say distill")
         if self.precision not in PRECISIONS:
             raise BadInputError(

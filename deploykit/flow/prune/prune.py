@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.options import NEED_DATA, NEED_LABELS, PruneOptions
-from deploykit.core import records
+from deploykit.compress.prune.plan import Plan as PrunePlan
 from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.folders import check_free
+from deploykit.flow.plans import read_plans
 from deploykit.flow.prune.depth import depth_evidence
 from deploykit.flow.prune.loop import LatencyAim
 from deploykit.flow.prune.tune import judgeable, training_data, tuning_of
@@ -110,13 +111,11 @@ def _check_class_is_there(source: Source) -> None:
     Raises:
         BadInputError: it is a graph.
     """
-    from deploykit.compress.prune.plan import PLAN, Plan
-
-    if source.plan is not None and not records.load(source.plan, Plan, PLAN).keeps_class:
-        raise BadInputError(
-            f"keep_class: {source.plan.parent} is a graph, pruned without it; prune the whole "
-            "network"
-        )
+    for path, plan in zip(source.plans, read_plans(source.plans), strict=True):
+        if isinstance(plan, PrunePlan) and not plan.keeps_class:
+            raise BadInputError(
+                f"keep_class: {path.parent} is a graph, pruned without it; prune the whole network"
+            )
 
 
 def _evidence(options: PruneOptions, data: Data | None, model: Model, text: str) -> Evidence | None:
@@ -125,8 +124,7 @@ def _evidence(options: PruneOptions, data: Data | None, model: Model, text: str)
     Raises:
         BadInputError: there is none.
     """
-    from deploykit.compress.prune.choice.evidence import Evidence
-    from deploykit.train.losses import cross_entropy
+    from deploykit.compress.prune.choice.evidence import Evidence, class_loss
 
     if options.criterion not in NEED_DATA:
         return None
@@ -135,5 +133,5 @@ def _evidence(options: PruneOptions, data: Data | None, model: Model, text: str)
             f"criterion {options.criterion!r} looks at data, and {text} names none; add "
             "--train DATA, or take l1"
         )
-    loss = cross_entropy() if options.criterion in NEED_LABELS else None
+    loss = class_loss if options.criterion in NEED_LABELS else None
     return Evidence(data, model.inputs, loss, samples=options.samples, seed=options.seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 
 from deploykit.check.accuracy import accuracy
 from deploykit.check.metrics import metric_named
-from deploykit.compress.distill.options import SoftTargets
+from deploykit.compress.distill.options import DistillOptions
 from deploykit.core.errors import BadInputError
 from deploykit.flow.accuracy import are_classes, labels_type, usual_metric
 from deploykit.flow.tables import options_from
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deploykit.load.data import Array, Data
     from deploykit.load.recipe import Recipe
     from deploykit.train.loop import TrainResult
-    from deploykit.train.losses import Loss
+    from deploykit.train.objective import Loss
 
 _EPOCHS_SHARE = 4
 """Fine-tuning takes a quarter of the epochs that training took ..."""
@@ -51,7 +51,7 @@ class Tuning:
     val: Data
     options: TrainOptions
     folder: Path
-    soft: SoftTargets | None = None
+    soft: DistillOptions | None = None
     teacher: Model | None = None
 
     def tuned(self, model: Model, progress: Progress) -> tuple[Model, TrainResult]:
@@ -75,12 +75,11 @@ class Tuning:
         """What is minimised where there is a teacher, and its name."""
         if self.soft is None or self.teacher is None:
             return None, ""
-        from deploykit.compress.distill.soft_targets import taught
+        from deploykit.compress.distill.loss import taught
         from deploykit.load.modules import state_digest
 
         teacher = self.teacher.module
-        loss = taught(teacher, self.soft, self.options.label_smoothing)
-        return loss, f"{self.soft} {state_digest(teacher)}"
+        return taught(teacher, self.soft), f"{self.soft} {state_digest(teacher)}"
 
 
 def tuning_of(
@@ -114,7 +113,7 @@ def tuning_of(
     for split in (data, splits.val):
         _check_classes(split)
     options = tune_options(dict(recipe.train) if recipe else {}, request.tuning)
-    soft = SoftTargets(request.distill, request.temperature) if request.distill else None
+    soft = DistillOptions(request.distill, request.temperature) if request.distill else None
     return Tuning(data, splits.val, options, folder, soft)
 
 

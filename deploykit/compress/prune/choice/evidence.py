@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from deploykit.core.types import TensorSpec
     from deploykit.load.data import Data
-    from deploykit.train.losses import Loss
+
+Loss: TypeAlias = "Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]"
+"""Called with the network, a batch's inputs and its labels; gives the mean loss, a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,13 @@ class Evidence:
             fed = feeds(batch, self.inputs, self.data.name)
             labels = None if batch.labels is None else to_tensor(batch.labels).to(device)
             yield tuple(to_tensor(array).to(device) for array in fed.values()), labels
+
+
+def class_loss(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """A `Loss`: cross-entropy of classes."""
+    from deploykit.train.tasks import cross_entropy
+
+    return cross_entropy(net(*inputs), labels)
 
 
 @contextmanager
