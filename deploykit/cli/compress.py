@@ -6,6 +6,7 @@ import click
 
 from deploykit.cli.distill import command as distill
 from deploykit.cli.prune import command as prune
+from deploykit.cli.separable import command as separable
 
 
 @click.group("compress")
@@ -15,3 +16,4 @@ def command() -> None:
 
 command.add_command(prune)
 command.add_command(distill)
+command.add_command(separable)

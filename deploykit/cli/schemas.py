@@ -22,6 +22,7 @@ from deploykit.bench.inspection import INSPECTION, Inspection
 from deploykit.bench.layer_cache import LAYER_TIMES, LayerTimes
 from deploykit.bench.result import BENCH, BenchResult
 from deploykit.compress.prune.plan import PLAN, Plan
+from deploykit.compress.separable.plan import SEPARABLE_PLAN, SeparablePlan
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
@@ -29,6 +30,7 @@ from deploykit.flow.distill.record import DISTILLATION, Distillation
 from deploykit.flow.half.record import HALF, Half
 from deploykit.flow.prune.record import PRUNING, Pruning
 from deploykit.flow.quantize.record import QUANTIZATION, Quantization
+from deploykit.flow.separable.record import SEPARABLE, Separable
 from deploykit.load.recipe import RECIPE, Recipe
 from deploykit.quantize.ranges import RANGES, Ranges
 
@@ -73,6 +75,8 @@ KINDS = (
     Kind(RANGES, Ranges),
     Kind(RECIPE, Recipe),
     Kind(REPORT, Report),
+    Kind(SEPARABLE, Separable),
+    Kind(SEPARABLE_PLAN, SeparablePlan),
 )
 
 

@@ -1,7 +1,7 @@
-"""The recipe of a network made from another: that one's, with weights, and a plan, of its own.
+"""The recipe of a network made from another: that one's, with weights, and plans, of its own.
 
-It names the network that was whole, however often it was pruned: a plan is of that one, and what
-was pruned on the way can go.
+It names the network that was whole, however often it was changed: the first plan is of that one,
+and the folders that were made on the way can go.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deploykit.load.inputs import input_text
 from deploykit.load.recipe import FILE_NAME, RECIPE, DataTable, Recipe, is_recipe, load_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from deploykit.core.types import Option
     from deploykit.load.sources import Source
@@ -30,7 +30,7 @@ def recipe_text(
     source: Source,
     out: Path,
     *,
-    plan: bool = True,
+    plans: Sequence[str] = (PLAN_NAME,),
     tables: Mapping[str, Mapping[str, Option]] | None = None,
 ) -> str:
     """TOML that `load_recipe` reads from `out`.
@@ -39,7 +39,7 @@ def recipe_text(
         source: what it was made from, as it was named.
         out: the folder of the recipe; links on the way to it are followed, as the system does
             with the paths in it.
-        plan: whether `PLAN_NAME` lies there.
+        plans: names of the plans that lie there, in order.
         tables: "data" and "train" of a source that has no recipe; data as it is found from here.
     """
     recipe = load_recipe(Path(source.text)) if is_recipe(source.text) else None
@@ -53,7 +53,8 @@ def recipe_text(
         own = recipe.source
         net = _relative(recipe.whole, out) if recipe.whole else moved(own.net, recipe.folder, out)
         inputs, options = inputs or own.inputs, {**own.options, **options}
-    own_files = {"plan": PLAN_NAME, "weights": WEIGHTS_NAME} if plan else {"weights": WEIGHTS_NAME}
+    plan: dict[str, Option] = {"plan": plans[0] if len(plans) == 1 else tuple(plans)}
+    own_files: dict[str, Option] = {**(plan if plans else {}), "weights": WEIGHTS_NAME}
     written: dict[str, Mapping[str, Option]] = {
         "source": {"net": net, **own_files},
         "source.options": options,

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 REPORT_NAME = "report.json"
 PRUNING_NAME, DISTILLATION_NAME = "pruning.json", "distillation.json"
+SEPARABLE_NAME = "separable.json"
 PLAN_NAME, WEIGHTS_NAME = "plan.json", "weights.safetensors"
 """What a source that was made has."""
+PLAN_NAMES = (PLAN_NAME, *(f"plan-{number}.json" for number in range(2, 10)))
+"""What its plans are called, in the order in which they are followed."""
 OURS = frozenset({RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME})
 
 
@@ -53,7 +56,7 @@ def _check_free(out: Path, *, overwrite: bool, ours: frozenset[str]) -> None:
         raise BadInputError(f"{out} is where you are, and cannot be replaced: give a new --output")
     names = {path.name for path in out.iterdir()}
     # Without its record a model.onnx is somebody else's: ours are never without.
-    known = ours & {RECORD_NAME, PRUNING_NAME, DISTILLATION_NAME}
+    known = ours & {RECORD_NAME, PRUNING_NAME, DISTILLATION_NAME, SEPARABLE_NAME}
     strange = sorted(names - ours if names & known else names)
     if strange:
         raise BadInputError(

@@ -1,13 +1,15 @@
-"""A network from source, plan and weights: what pruning left, made again."""
+"""A network from source, plans and weights: what was pruned or made separable, made again."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from deploykit.compress.separable.plan import SeparablePlan
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.types import Step
+from deploykit.flow.plans import read_plans
 from deploykit.flow.prune.size import smaller
 from deploykit.load.modules import load_source, state_digest
 from deploykit.load.sources import Source, resolve
@@ -20,37 +22,49 @@ if TYPE_CHECKING:
 
     from deploykit.compress.prune.plan import Plan
     from deploykit.core.types import Model
+    from deploykit.flow.plans import AnyPlan
 
 
 def load_model(source: Source) -> Model:
-    """The network in memory, whole or pruned, in evaluation mode.
+    """The network in memory, as its source builds it or as plans change it, in evaluation mode.
 
     Raises:
-        BadInputError: as `load_source` does; or the plan does not fit the network, or the weights
-            do not fit what it leaves.
+        BadInputError: as `load_source` does; or a plan does not fit the network, or the weights
+            do not fit what the plans leave.
         MissingExtraError: torch, timm or torchvision is not installed.
     """
     source = resolve(source)
-    if source.plan is None:
+    if not source.plans:
         return load_source(source)
-    from deploykit.compress.prune.plan import PLAN, Plan
-
     if source.weights is None:
-        raise BadInputError(f"{source.plan}: a pruned network needs its weights; add --weights")
-    plan = records.load(source.plan, Plan, PLAN)
+        raise BadInputError(
+            f"{source.plans[0]}: a network that a plan has changed needs its weights; add --weights"
+        )
+    plans = read_plans(source.plans)
     weights = read_weights(source.weights)
-    whole = load_source(replace(source, plan=None, weights=None))
-    _take_indices(whole.module, weights)
-    small = pruned(whole, plan)
-    fit_weights(small.module, weights, source.weights)
+    whole = load_source(replace(source, plans=(), weights=None))
+    made = whole
+    for plan in plans:
+        made = _changed(made, plan, weights)
+    fit_weights(made.module, weights, source.weights)
     digests = {
-        **whole.history[-1].input_digests,
-        "plan": records.sha256_of(source.plan),
+        **{path.stem: records.sha256_of(path) for path in source.plans},
         "weights_file": records.sha256_of(source.weights),
-        "state": state_digest(small.module),
+        "state": state_digest(made.module),
     }
-    step = replace(whole.history[-1], input_digests=digests)
-    return replace(small, history=(step, *small.history[len(whole.history) :]))
+    first, *others = made.history
+    first = replace(first, input_digests={**first.input_digests, **digests})
+    # The last step is the one that caches go by.
+    others[-1] = replace(others[-1], input_digests={**first.input_digests})
+    return replace(made, history=(first, *others))
+
+
+def _changed(model: Model, plan: AnyPlan, weights: Mapping[str, Tensor]) -> Model:
+    """One plan further; weights are those of the last one."""
+    if isinstance(plan, SeparablePlan):
+        return separated(model, plan)
+    _take_indices(model.module, weights)
+    return pruned(model, plan)
 
 
 def _take_indices(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -82,3 +96,22 @@ def pruned(model: Model, plan: Plan) -> Model:
         versions=model.history[-1].versions if model.history else {},
     )
     return replace(small, history=(*model.history, step))
+
+
+def separated(model: Model, plan: SeparablePlan) -> Model:
+    """The network with the plan's convolutions split; what was given is not changed.
+
+    Each starts from the least-squares split of the kernel that is there.
+
+    Raises:
+        BadInputError: the plan does not fit the network; the message says where.
+    """
+    from deploykit.compress.separable.convert import converted
+
+    step = Step(
+        name="separable",
+        options={"layers": len(plan.layers), "rank": max((x.rank for x in plan.layers), default=0)},
+        versions=model.history[-1].versions if model.history else {},
+    )
+    made = converted(model.module, plan)
+    return replace(model, module=made, history=(*model.history, step))

@@ -45,16 +45,16 @@ def load_source(source: Source) -> Model:
 
     Raises:
         BadInputError: the source is of no known form, cannot be imported (its own message is
-            given), is no network, its weights do not fit, its inputs are not declared, or it was
-            pruned (see `deploykit.flow.rebuild`).
+            given), is no network, its weights do not fit, its inputs are not declared, or it takes
+            a plan to build (see `deploykit.flow.rebuild`).
         MissingExtraError: torch, timm or torchvision is not installed.
     """
     source = resolve(source)
-    if source.plan is not None:
-        place = source.plan.parent
+    if source.plans:
+        place = source.plans[-1].parent
         raise BadInputError(
-            f"{place} is a pruned network, which takes a plan to build: name its artifact, which "
-            f"deploykit export {place} makes"
+            f"{place} is a network that takes a plan to build: name its artifact, which deploykit "
+            f"export {place} makes"
         )
     if source.weights is not None and not source.weights.is_file():
         hint = f"; train them: deploykit train {source.base}" if source.base != Path() else ""

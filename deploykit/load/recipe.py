@@ -32,15 +32,16 @@ class SourceTable:
         net: a source such as "net.py:build" or "timm:resnet18"; or another recipe, whose network,
             inputs and data this one takes over.
         weights: a `.safetensors`, `.pt` or `.pth` file, or "" where the source brings them.
-        plan: what pruning cut from it, a `plan.json`, or "" where nothing was. The weights are
-            then those of what is left.
+        plan: what was done to the network that `net` builds, a `plan.json`; or several, in the
+            order in which they were done: pruned, then made separable, then pruned again. "" where
+            nothing was. The weights are those of what this leads to.
         inputs: declarations such as "x=N[1..64]x3x32x32:float32".
         options: keyword arguments of the callable that builds the network.
     """
 
     net: str
     weights: str = ""
-    plan: str = ""
+    plan: str | tuple[str, ...] = ""
     inputs: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
 
@@ -91,9 +92,11 @@ class Recipe:
         return self.folder / self.source.weights if self.source.weights else None
 
     @property
-    def plan_path(self) -> Path | None:
-        """The plan of a pruned network; `None` where it is whole."""
-        return self.folder / self.source.plan if self.source.plan else None
+    def plan_paths(self) -> tuple[Path, ...]:
+        """What was done to the network, in order; empty where it is whole."""
+        plan = self.source.plan
+        texts = (plan,) if isinstance(plan, str) else plan
+        return tuple(self.folder / text for text in texts if text)
 
 
 def is_recipe(text: str) -> bool:
@@ -155,19 +158,19 @@ def _inherited(recipe: Recipe, parent: Recipe, place: Path, path: Path) -> Recip
     """The parent with what the recipe says in its place; it stays where its paths lead from.
 
     Raises:
-        BadInputError: both were pruned; a plan is always of the whole network. Or it has data of
-            its own.
+        BadInputError: both have plans, and plans always start from the whole network. Or it has
+            data of its own.
     """
     own = recipe.source
     if own.plan and parent.source.plan:
         raise BadInputError(f"{path} has a plan, and so has {place}: name the whole network")
     if recipe.data != DataTable():
         raise BadInputError(f"{path}: [data] is taken over from {place}: say it there")
-    weights, plan = recipe.weights_path, recipe.plan_path
+    weights, plans = recipe.weights_path, recipe.plan_paths
     source = replace(
         parent.source,
         weights=str(weights.absolute()) if weights else parent.source.weights,
-        plan=str(plan.absolute()) if plan else parent.source.plan,
+        plan=tuple(str(plan.absolute()) for plan in plans) or parent.source.plan,
         inputs=own.inputs or parent.source.inputs,
         options={**parent.source.options, **own.options},
     )

@@ -38,7 +38,8 @@ class Source:
     Attributes:
         text: as users write it; see the module.
         weights: a weights file, or `None` where the source brings them.
-        plan: what pruning cut from the network, a `plan.json`; `None` where it is whole.
+        plans: what was done to the network, one `plan.json` after the other; empty where it is
+            whole.
         inputs: declared inputs, or empty where the source knows them itself.
         trust: whether a `.pt2` file may be loaded.
         options: keyword arguments of the callable.
@@ -53,7 +54,7 @@ class Source:
     options: Mapping[str, Option] = field(default_factory=dict)
     base: Path = field(default_factory=Path)
     io: Io = field(default_factory=Io)
-    plan: Path | None = None
+    plans: tuple[Path, ...] = ()
 
 
 def resolve(source: Source) -> Source:
@@ -74,7 +75,7 @@ def resolve(source: Source) -> Source:
         options=dict(recipe.source.options) | dict(source.options),
         base=recipe.folder,
         io=Io(task=recipe.task or None),
-        plan=source.plan or recipe.plan_path,
+        plans=source.plans or recipe.plan_paths,
     )
 
 

@@ -12,6 +12,8 @@ of nine weights, whose ranges differ a hundredfold from channel to channel, make
 that lose most when they are quantized with one scale a tensor (Nagel et al., "Data-Free
 Quantization through Weight Equalization and Bias Correction", ICCV 2019, arXiv:1906.04721, section
 3).
+
+The MobileNets themselves, at their published sizes, are in `deploykit.nets.mobilenet`.
 """
 
 from __future__ import annotations
@@ -89,24 +91,45 @@ class InvertedResidual(nn.Module):
 
 
 class Separable(nn.Module):
-    """A 3x3 stem, stages, a 1x1 convolution, global average pooling, one fully connected layer."""
+    """A 3x3 stem, stages, a 1x1 convolution, global average pooling, one fully connected layer.
+
+    Args:
+        stem: channels of the first convolution.
+        stages: in their order.
+        last: channels of the 1x1 convolution; 0: there is none.
+        in_channels: of the images.
+        classes: length of the output.
+        stem_stride: of the first convolution.
+        dropout: share of the pooled features that training drops.
+    """
 
     def __init__(
-        self, stem: int, stages: tuple[Stage, ...], last: int, in_channels: int, classes: int
+        self,
+        stem: int,
+        stages: tuple[Stage, ...],
+        last: int,
+        in_channels: int,
+        classes: int,
+        *,
+        stem_stride: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(_conv(in_channels, stem, 3), nn.ReLU6())
+        self.stem = nn.Sequential(_conv(in_channels, stem, 3, stem_stride), nn.ReLU6())
         widths = (stem, *(stage.channels for stage in stages))
         self.stages = nn.Sequential(
             *(_blocks(before, stage) for before, stage in zip(widths[:-1], stages, strict=True))
         )
-        self.last = nn.Sequential(_conv(widths[-1], last, 1), nn.ReLU6())
-        self.head = nn.Linear(last, classes)
+        self.last: nn.Module = nn.Identity()
+        if last:
+            self.last = nn.Sequential(_conv(widths[-1], last, 1), nn.ReLU6())
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.head = nn.Linear(last or widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images of shape [N, in_channels, H, W] to logits of shape [N, classes]."""
         features: Tensor = self.last(self.stages(self.stem(x)))
-        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.dropout(features.mean(dim=(2, 3))))
         return logits
 
 
@@ -134,12 +157,16 @@ def separable(
         seed: of the initial weights: equal seeds give equal weights.
     """
     with initial_weights(seed):
-        net = Separable(stem, stages, last, in_channels, classes)
-        for layer in net.modules():
-            if isinstance(layer, nn.Conv2d):
-                # He et al., ICCV 2015 (arXiv:1502.01852), eq. 10, with the fan-out, of which a
-                # filter of its own channel has no more than k*k.
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        return initialised(Separable(stem, stages, last, in_channels, classes))
+
+
+def initialised(net: Separable) -> Separable:
+    """The network with convolutions drawn anew."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            # He et al., ICCV 2015 (arXiv:1502.01852), eq. 10, with the fan-out, of which a filter
+            # of its own channel has no more than k*k.
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return net
 
 

@@ -38,7 +38,7 @@ def test_a_file_is_found_from_the_new_folder(nets: Path, monkeypatch: pytest.Mon
     assert (found.base / "../../net.py").resolve() == nets / "net.py"
     assert found.inputs == inputs
     assert found.options == options
-    assert found.plan == out / "plan.json"
+    assert found.plans == (out / "plan.json",)
     assert found.weights == out / "weights.safetensors"
 
 

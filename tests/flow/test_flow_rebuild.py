@@ -151,7 +151,7 @@ def test_without_weights_nothing_is_left_to_chance(small: Path) -> None:
     (small / "recipe.toml").write_text(text.replace('weights = "weights.safetensors"\n', ""))
 
     assert refused(small) == (
-        f"{small}/plan.json: a pruned network needs its weights; add --weights"
+        f"{small}/plan.json: a network that a plan has changed needs its weights; add --weights"
     )
 
 
@@ -159,6 +159,6 @@ def test_what_cannot_build_it_says_what_to_do(small: Path) -> None:
     with pytest.raises(BadInputError) as caught:
         load_source(Source(str(small)))
     assert str(caught.value) == (
-        f"{small} is a pruned network, which takes a plan to build: name its artifact, which "
-        f"deploykit export {small} makes"
+        f"{small} is a network that takes a plan to build: name its artifact, which deploykit "
+        f"export {small} makes"
     )

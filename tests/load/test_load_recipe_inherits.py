@@ -82,10 +82,10 @@ def test_what_is_said_wins(whole: Path) -> None:
     assert recipe.export == {"opset": 20}
     assert recipe.source.options == {"width": 4, "depth": 2}
     assert recipe.weights_path == folder / "own.safetensors"
-    assert recipe.plan_path == folder / "plan.json"
+    assert recipe.plan_paths == (folder / "plan.json",)
     source = resolve(Source(str(folder)))
     assert source.inputs == parse_inputs(("x=1x3",))
-    assert source.plan == folder / "plan.json"
+    assert source.plans == (folder / "plan.json",)
 
 
 def test_paths_of_both_are_found_from_anywhere(
@@ -95,7 +95,7 @@ def test_paths_of_both_are_found_from_anywhere(
     monkeypatch.chdir(whole.parent)
     source = resolve(Source("child"))
 
-    assert source.plan == folder / "plan.json"
+    assert source.plans == (folder / "plan.json",)
     assert source.weights == folder / "own.safetensors"
     assert source.base.resolve() == whole
 
@@ -150,5 +150,5 @@ def test_a_parent_that_has_moved_is_missed_by_name(whole: Path) -> None:
 def test_a_recipe_without_a_plan_is_whole(whole: Path) -> None:
     recipe: Recipe = load_recipe(whole)
 
-    assert recipe.plan_path is None
-    assert resolve(Source(str(whole))).plan is None
+    assert recipe.plan_paths == ()
+    assert resolve(Source(str(whole))).plans == ()

@@ -16,12 +16,13 @@ from deploykit.flow.accuracy import lost_check
 from deploykit.flow.cache import FOLDER_NAME, Cache, kept_folder, key_of
 from deploykit.flow.derived import recipe_text
 from deploykit.flow.folders import (
-    PLAN_NAME,
+    PLAN_NAMES,
     PRUNING_NAME,
     REPORT_NAME,
     WEIGHTS_NAME,
     writing_folder,
 )
+from deploykit.flow.plans import followed_by, read_plans, write_plans
 from deploykit.flow.prune.aim import Planner, read_counts
 from deploykit.flow.prune.cutting import Cutting
 from deploykit.flow.prune.depth import Base, shallower
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from deploykit.check.accuracy import Accuracy
     from deploykit.compress.prune.choice.evidence import Evidence
     from deploykit.compress.prune.options import PruneOptions
-    from deploykit.compress.prune.plan import Plan
     from deploykit.compress.prune.structure import Structure
     from deploykit.core.progress import Progress
     from deploykit.core.report import Check
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from deploykit.load.sources import Source
 
 OURS = frozenset(
-    {PLAN_NAME, WEIGHTS_NAME, PRUNING_NAME, REPORT_NAME, FILE_NAME, PICTURE_NAME, FOLDER_NAME}
+    {*PLAN_NAMES, WEIGHTS_NAME, PRUNING_NAME, REPORT_NAME, FILE_NAME, PICTURE_NAME, FOLDER_NAME}
 )
 """What a pruned network's folder may hold; the last is what export keeps beside its recipe."""
 _MEASURED = "measured"
@@ -307,30 +307,19 @@ class Work:
             return True
         return lost_check("", before[VAL], stand.accuracy, limit).verdict is Verdict.PASSED
 
-    def _whole_plan(self, plan: Plan) -> Plan:
-        """The plan from the network that the source builds: it may have been pruned before."""
-        from deploykit.compress.prune.cutting.cut import compose
-        from deploykit.compress.prune.plan import PLAN
-        from deploykit.compress.prune.plan import Plan as Earlier
-
-        plan = replace(plan, keeps_class=self.options.keep_class)
-        if self.source.plan is None:
-            return plan
-        whole = compose(records.load(self.source.plan, Earlier, PLAN), plan)
-        return replace(whole, keeps_class=plan.keeps_class)
-
     def _write(self, folder: Path, stand: Stand, pruning: Pruning) -> PruneResult:
-        from deploykit.compress.prune.plan import PLAN
         from deploykit.load.modules import state_digest
         from deploykit.load.weights import write_weights
 
+        plan = replace(stand.plan, keeps_class=self.options.keep_class)
+        # From the network that the source builds, which may have been changed before.
+        plans = write_plans(folder, followed_by(read_plans(self.source.plans), plan))
         report = Report(state_digest(stand.model.module), pruning.checks)
         write_weights(folder / WEIGHTS_NAME, stand.model.module)
-        records.save(folder / PLAN_NAME, self._whole_plan(stand.plan), PLAN)
         records.save(folder / PRUNING_NAME, pruning, PRUNING)
         records.save(folder / REPORT_NAME, report, records.REPORT)
         with suppress(MissingExtraError):  # the one file that needs another package
             draw(pruning, folder / PICTURE_NAME)
-        recipe = recipe_text(self.request.source, self.request.out)
+        recipe = recipe_text(self.request.source, self.request.out, plans=plans)
         (folder / FILE_NAME).write_text(recipe, encoding="utf-8")
         return PruneResult(self.request.out, pruning, report)
