@@ -117,6 +117,22 @@ def test_decoupled_takes_labels_where_there_are_any() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_mixed_samples_have_two_targets() -> None:
+    """Decoupled distillation needs to know the target: each counts for its share."""
+    other = LABELS.flip(0)
+    loss = taught(Fixed(values(2)), DistillOptions(1.0, method="decoupled"))
+
+    def others(*targets: Target) -> Tensor:
+        mixed = Step(Fixed(values(1)), INPUTS, targets, Task())
+        found: Tensor = loss(mixed)["teacher others"].value
+        return found
+
+    found = others(Target(LABELS, 0.7), Target(other, 0.3))
+
+    expected = 0.7 * others(Target(LABELS)) + 0.3 * others(Target(other))
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_sample_without_any_label_is_taught_and_padding_is_not() -> None:
     """The second sequence is padded at its end; the first has no labels at all."""
     labels = torch.tensor([[-100, -100, -100], [1, 2, -100]])

@@ -108,6 +108,7 @@ def test_what_is_handed_over_is_what_was_judged(distil: Distil, tmp_path: Path) 
     assert found.advice == ()
 
 
+@pytest.mark.slow
 def test_the_teacher_counts(distil: Distil) -> None:
     """The same data, labels and seed: what differs is who teaches, and how much."""
     weights = [
@@ -266,6 +267,7 @@ def _image_net(name: str, size: int = 8) -> Source:
     return Source(f"images.py:{name}", inputs=parse_inputs([f"x=N[1..64]x1x{size}x{size}"]))
 
 
+@pytest.mark.slow
 def test_hints_several_teachers_and_samples_without_labels_together(images: Distil) -> None:
     result = images(
         student=_image_net("frozen"),
@@ -295,6 +297,7 @@ def test_hints_several_teachers_and_samples_without_labels_together(images: Dist
     assert set(learnt.state_dict()) == set(load_model(_image_net("frozen")).module.state_dict())
 
 
+@pytest.mark.slow
 def test_a_student_may_take_smaller_images(images: Distil) -> None:
     result = images(student=_image_net("narrow", 4), teacher=_image_net("wide"))
 

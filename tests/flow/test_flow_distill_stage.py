@@ -56,6 +56,7 @@ def write(place: Path, stages: str) -> None:
     (place / "recipe.toml").write_text(RECIPE + stages)
 
 
+@pytest.mark.slow
 def test_what_pruning_left_learns_from_the_whole_network_once(tmp_path: Path) -> None:
     from deploykit.flow.train import train_recipe
 
