@@ -3,7 +3,7 @@
 Layers are chosen by the runtime's figures, and what is handed over was measured beside what was
 given. The network that was given teaches the split one, beside the labels. No normalisation is put
 between the two new layers: behind the second there is one already where the network has one, and
-with the fitted kernels training starts so near that it would only be one more thing to fold.
+one between would, in training, scale apart by each batch's own figures what was fitted together.
 """
 
 from __future__ import annotations
