@@ -126,7 +126,7 @@ def make(job: Job) -> Judged:
         )
     spent = time.monotonic() - began
     right = _right(done.module, test)
-    return Judged(macs, total, at_once, right, len(test), done.val_accuracy, spent)
+    return Judged(macs, total, at_once, right, len(test), done.val_score, spent)
 
 
 def _options(recipe: Recipe, job: Job) -> TrainOptions:
@@ -194,12 +194,12 @@ def _macs(model: Model) -> float:
 def _right(module: nn.Module, data: Data) -> int:
     import torch
 
-    from deploykit.train.samples import Samples, in_order
+    from deploykit.train.samples import InOrder, Samples, loader
 
     right = 0
     module.eval()
     with torch.inference_mode():
-        for images, labels in in_order(Samples(data), _JUDGED_AT_ONCE):
+        for images, labels in loader(Samples(data), InOrder(len(data), _JUDGED_AT_ONCE)):
             right += int((module(images).argmax(dim=1) == labels).sum())
     return right
 

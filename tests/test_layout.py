@@ -39,12 +39,21 @@ NEED_TORCH = {
     "deploykit.nets.resnet",
     "deploykit.nets.separable",
     "deploykit.train.augment",
+    "deploykit.train.average",
     "deploykit.train.checkpoint",
+    "deploykit.train.draws",
     "deploykit.train.fit",
-    "deploykit.train.losses",
+    "deploykit.train.global_norm",
+    "deploykit.train.learning",
     "deploykit.train.loop",
+    "deploykit.train.mix",
     "deploykit.train.optimizer",
+    "deploykit.train.pixels",
+    "deploykit.train.room",
+    "deploykit.train.run",
     "deploykit.train.samples",
+    "deploykit.train.tasks",
+    "deploykit.train.watch",
 }
 _IMPORT_ALL = """
 import json, sys

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
 from deploykit.core.extras import extra
+from deploykit.core.processes import is_main
 from deploykit.core.progress import Progress, silent
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.tables import options_from
@@ -32,13 +33,16 @@ class Trained:
 
     Attributes:
         weights: the file.
-        val_accuracy: share of right answers on the validation split, 0 to 1.
+        val_score: on the validation split, the share of right answers, 0 to 1, or the loss with
+            its sign turned.
+        val_metric: "accuracy" or "loss", whichever that is.
         epochs: how many were trained.
         seconds: that took.
     """
 
     weights: Path
-    val_accuracy: float
+    val_score: float
+    val_metric: str
     epochs: int
     seconds: float
 
@@ -75,9 +79,10 @@ def train_recipe(
         raise BadInputError(
             f'{recipe.folder}: training needs a place: [source] weights = "weights.safetensors"'
         )
-    if recipe.source.plan:
+    if recipe.plan_paths:
         raise BadInputError(
-            f"{recipe.source.plan} has cut this network: prune it again to train it further"
+            f"{recipe.plan_paths[-1].name} has changed this network: train it further with "
+            "deploykit compress distill, or prune it again"
         )
     if path.exists() and not overwrite:
         raise BadInputError(f"{path} exists already: add --overwrite to train it anew")
@@ -100,11 +105,13 @@ def train_recipe(
         open_data(recipe.data.val, recipe.folder),
         options,
         folder=recipe.folder / FOLDER_NAME / "train",
+        base=recipe.folder,
         progress=progress,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_weights(path, result.module)
-    return Trained(path, result.val_accuracy, len(result.epochs), result.seconds)
+    if is_main():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(path, result.module)
+    return Trained(path, result.val_score, result.val_metric, len(result.epochs), result.seconds)
 
 
 def with_weights(source: Source, recipe: Recipe, progress: Progress = silent) -> Source:

@@ -19,6 +19,10 @@ def optimizer_for(net: nn.Module, options: TrainOptions) -> torch.optim.Optimize
 
     Weight decay is for matrices and kernels; biases and normalisation have none.
 
+    Args:
+        net: whose parameters are learnt, those with `requires_grad`.
+        options: name, rate, momentum and decay.
+
     Raises:
         BadInputError: the network has no parameters to train.
     """

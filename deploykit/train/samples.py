@@ -26,7 +26,7 @@ class Samples(Dataset[tuple["Tensor", ...]]):
     """Batches as tuples of tensors: the inputs in order, then the labels."""
 
     def __init__(self, data: Data) -> None:
-        self._data = data
+        self.data = data
         sample_bytes = sum(part.nbytes for part in self.first(data))
         self._kept: tuple[Tensor, ...] | None = None
         if sample_bytes * len(data) <= MOST_KEPT_BYTES:
@@ -41,8 +41,13 @@ class Samples(Dataset[tuple["Tensor", ...]]):
             raise BadInputError(f"{data.name} has no samples")
         return _tensors(data.batch(range(min(count, len(data)))), data)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether all of it is in memory."""
+        return self._kept is not None
+
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self.data)
 
     def __getitem__(self, row: int) -> tuple[Tensor, ...]:
         return tuple(part[0] for part in self.__getitems__([row]))
@@ -55,49 +60,106 @@ class Samples(Dataset[tuple["Tensor", ...]]):
         return tuple(part[index] for part in self._kept)
 
     def _read(self, rows: Sequence[int]) -> tuple[Tensor, ...]:
-        return _tensors(self._data.batch(rows), self._data)
+        return _tensors(self.data.batch(rows), self.data)
 
 
-class Shuffled(Sampler[int]):
-    """Every row once, in an order that depends on the seed and the epoch only."""
+class Batches(Sampler[list[int]]):
+    """The rows of each full batch of an epoch; those of one process, where there are several.
 
-    def __init__(self, count: int, seed: int) -> None:
+    Every row comes at most once an epoch, in an order that depends on the seed and the epoch only:
+    whatever the number of processes, a step learns from the same rows.
+
+    Args:
+        count: of all rows.
+        batch_size: of all processes together, at most `count`.
+        seed: of the order.
+        processes: how many share each batch equally.
+        process: which of them this is, from 0.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, *, processes: int = 1, process: int = 0
+    ) -> None:
         self._count = count
+        self._batch_size = batch_size
         self._seed = seed
-        self._epoch = 0
+        self._share = batch_size // processes
+        self._first_row = process * self._share
+        self._epoch, self._first_batch = 0, 0
 
     def __len__(self) -> int:
-        return self._count
+        """Batches of a whole epoch."""
+        return self._count // self._batch_size
 
-    def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self._count, generator=generator(self._seed, self._epoch))
-        return iter(order.tolist())
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self._order(self._epoch)
+        for number in range(self._first_batch, len(self)):
+            first = number * self._batch_size + self._first_row
+            yield order[first : first + self._share]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Accelerate's prepared loader passes its epoch on to here."""
-        self._epoch = epoch
+    def begin(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch, and the batch that its next iteration starts from."""
+        self._epoch, self._first_batch = epoch, first_batch
+
+    def rows(self, epoch: int, number: int) -> list[int]:
+        """All rows of one batch, those of other processes too."""
+        first = number * self._batch_size
+        return self._order(epoch)[first : first + self._batch_size]
+
+    def _order(self, epoch: int) -> list[int]:
+        rows: list[int] = torch.randperm(
+            self._count, generator=torch_generator(self._seed, epoch)
+        ).tolist()
+        return rows
 
 
-def generator(*seeds: int) -> torch.Generator:
+def torch_generator(*seeds: int) -> torch.Generator:
     """Draws that depend on all of `seeds` and on nothing else."""
+    return torch.Generator().manual_seed(one_seed(*seeds))
+
+
+def one_seed(*seeds: int) -> int:
+    """A number of 63 bits that depends on all of `seeds`."""
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return int(state >> np.uint64(1))
 
 
-def shuffled(samples: Samples, batch_size: int, seed: int) -> DataLoader[tuple[Tensor, ...]]:
-    """Full batches for training; see `Shuffled` for their order."""
+def loader(
+    samples: Samples, batches: Sampler[list[int]], *, workers: int = 0, pinned: bool = False
+) -> DataLoader[tuple[Tensor, ...]]:
+    """Batches of samples.
+
+    Args:
+        samples: to read.
+        batches: which rows.
+        workers: processes that read ahead; none where all is in memory.
+        pinned: whether batches lie in memory that a GPU can read by itself.
+    """
+    workers = 0 if samples.is_kept else workers
     return DataLoader(
         samples,
-        batch_size=min(batch_size, len(samples)),
-        sampler=Shuffled(len(samples), seed),
+        batch_sampler=batches,
         collate_fn=_as_it_is,
-        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pinned,
     )
 
 
-def in_order(samples: Samples, batch_size: int) -> DataLoader[tuple[Tensor, ...]]:
-    """All samples for judging, in their order."""
-    return DataLoader(samples, batch_size=batch_size, collate_fn=_as_it_is)
+class InOrder(Sampler[list[int]]):
+    """All rows in their order, for judging; every `processes`-th batch of them."""
+
+    def __init__(
+        self, count: int, batch_size: int, *, processes: int = 1, process: int = 0
+    ) -> None:
+        starts = range(process * batch_size, count, processes * batch_size)
+        self._batches = [list(range(s, min(s + batch_size, count))) for s in starts]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
 
 
 def _as_it_is(batch: Any) -> Any:

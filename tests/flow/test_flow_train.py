@@ -63,7 +63,7 @@ def test_export_trains_what_is_not_there_yet_and_then_uses_it(project: Path) -> 
     trained = train_recipe(load_recipe(project), changes={"epochs": 2}, overwrite=True)
     assert trained.weights == path
     assert trained.epochs == 2
-    assert 0 < trained.val_accuracy <= 1
+    assert 0 < trained.val_score <= 1
     assert trained.seconds > 0
     assert path.read_bytes() != made
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from deploykit.core.errors import BadInputError, EnvironmentFailedError
+from deploykit.core.memory import Available
 from deploykit.quantize.calibrate import calibrate as module
-from deploykit.quantize.calibrate.available import Available
 from deploykit.quantize.calibrate.calibrate import Memory, calibrate, wanted_of
 from deploykit.quantize.calibrate.histogram import Histogram
 from deploykit.quantize.calibrate.observe import observer

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploykit.quantize.calibrate.available import available, resident_bytes
+from deploykit.core.memory import available, resident_bytes
 from deploykit.quantize.calibrate.pieces import pieces
 from deploykit.quantize.calibrate.shapes import Value, inferred
 from deploykit.quantize.calibrate.slab import Span, slab_of

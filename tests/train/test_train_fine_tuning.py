@@ -16,16 +16,18 @@ from deploykit.core.errors import BadInputError
 from deploykit.load.arrays import ArrayData
 from deploykit.load.datasets import open_data
 from deploykit.nets.seeding import initial_weights
-from deploykit.train.checkpoint import Checkpoint, Epoch
+from deploykit.train.checkpoint import Checkpoint, Epoch, State
 from deploykit.train.fit import layout_for
 from deploykit.train.loop import TrainResult, train
+from deploykit.train.objective import Term, labels_alone
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from deploykit.train.events import Event
+    from deploykit.train.curves import Point
+    from deploykit.train.objective import Step, Terms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,8 +89,8 @@ def _graph(kind: type[fx.GraphModule]) -> fx.GraphModule:
     return kind(_net(), graph)
 
 
-def _unlearn(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    return (5 - nn.functional.cross_entropy(net(*inputs), labels)).abs()
+def _unlearn(step: Step) -> Terms:
+    return {n: Term((5 - term.value).abs()) for n, term in labels_alone(step).items()}
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
@@ -119,10 +121,10 @@ def test_an_fx_graph_learns_bit_for_bit_what_its_class_learns(
         train(given, TRAIN, VAL, OPTIONS, folder=tmp_path, progress=_stop_at(0.6))
     found = train(given, TRAIN, VAL, OPTIONS, folder=tmp_path)
 
-    assert trained.val_accuracy > 0.85
+    assert trained.val_score > 0.85
     assert list(found.module.state_dict()) == list(given.state_dict())
     assert _same(found.module, trained.module)
-    assert [e.val_accuracy for e in found.epochs] == [e.val_accuracy for e in trained.epochs]
+    assert [e.val_score for e in found.epochs] == [e.val_score for e in trained.epochs]
     assert (given.training, given.code) == (False, code)
     assert all(torch.equal(tensor, before[key]) for key, tensor in given.state_dict().items())
     x = torch.from_numpy(VAL.batch(range(50)).inputs["x"])
@@ -137,13 +139,13 @@ def test_a_start_that_is_never_surpassed_is_what_comes_back(
     start = trained.module
     found = train(start, TRAIN, VAL, options, folder=tmp_path, loss=_unlearn)
 
-    assert found.start_accuracy == found.val_accuracy == trained.val_accuracy
+    assert found.start_score == found.val_score == trained.val_score
     assert found.best_epoch is None
     assert len(found.epochs) == 2  # and patience ended it
-    assert max(epoch.val_accuracy for epoch in found.epochs) < trained.val_accuracy
+    assert max(epoch.val_score for epoch in found.epochs) < trained.val_score
     assert _same(found.module, start)
     again = train(start, TRAIN, VAL, options, folder=tmp_path, progress=_stop_at(0.0))
-    assert (again.start_accuracy, again.epochs) == (found.start_accuracy, found.epochs)
+    assert (again.start_score, again.epochs) == (found.start_score, found.epochs)
     assert _same(again.module, start)
 
 
@@ -153,17 +155,18 @@ def test_a_start_that_is_surpassed_is_told_and_an_uncounted_one_is_not(tmp_path:
     )
     uncounted = train(_net(), TRAIN, VAL, replace(OPTIONS, epochs=1), folder=tmp_path)
 
-    assert counted.start_accuracy is not None
-    assert counted.start_accuracy < 0.3 < counted.val_accuracy
+    assert counted.start_score is not None
+    assert counted.start_score < 0.3 < counted.val_score
     assert counted.best_epoch == 0
-    assert uncounted.start_accuracy is None
+    assert uncounted.start_score is None
     assert _same(counted.module, uncounted.module)  # judging draws nothing
 
 
 def _after(accuracies: tuple[float, ...], start: float | None = None) -> Checkpoint:
-    done = Checkpoint((), {}, {}, {"from": torch.tensor(-1)}, None, start)
+    state = State({}, {})
+    done = Checkpoint((), state, {"from": torch.tensor(-1)}, None, start)
     for number, accuracy in enumerate(accuracies):
-        done = done.after(Epoch(1.0, accuracy, 1.0), {"from": torch.tensor(number)}, {})
+        done = done.after(Epoch(1.0, {}, accuracy, 1.0), state, {"from": torch.tensor(number)})
     return done
 
 
@@ -184,7 +187,7 @@ def test_the_best_is_kept_at_every_moment(
 
     assert done.best_epoch == best
     assert done.best["from"].item() == (-1 if best is None else best)
-    assert done.best_accuracy == max((*accuracies, *([start] if start else [])))
+    assert done.best_score == max((*accuracies, *([start] if start else [])))
 
 
 @pytest.mark.parametrize(
@@ -211,15 +214,15 @@ def test_part_of_an_epoch_is_a_slice_with_a_checkpoint_of_its_own(tmp_path: Path
     options = replace(OPTIONS, epochs=1)
     steps: list[int] = []
 
-    def counted(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        steps.append(len(labels))
-        return nn.functional.cross_entropy(net(*inputs), labels)
+    def counted(step: Step) -> Terms:
+        steps.append(len(step.inputs[0]))
+        return labels_alone(step)
 
-    for text in ("digits:train[:70]", "digits:train[70:140]", "digits:train[:20]"):
+    for text in ("digits:train[:70]", "digits:train[70:140]"):
         train(_net(), open_data(text), VAL, options, folder=tmp_path, loss=counted)
 
-    assert steps == [32, 32, 32, 32, 20]
-    assert len(list(tmp_path.glob("*.pt"))) == 3
+    assert steps == [32, 32, 32, 32]
+    assert len(list(tmp_path.glob("*.pt"))) == 2
 
 
 class Viewing(nn.Module):
@@ -239,7 +242,7 @@ def test_a_network_that_views_images_as_rows_is_trained_in_their_own_order(tmp_p
     assert layout_for(Viewing(), TRAIN, VAL) is torch.contiguous_format
 
     found = train(Viewing(), TRAIN, VAL, replace(OPTIONS, epochs=2), folder=tmp_path)
-    assert found.val_accuracy > 0.7
+    assert found.val_score > 0.7
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ train(_net(), TRAIN, VAL, OPTIONS, folder=Path(sys.argv[1]), progress=kill)
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_twice_ends_with_the_same_weights(
-    trained: TrainResult, tmp_path: Path, read_events: Callable[[Path], list[Event]]
+    trained: TrainResult, tmp_path: Path, read_points: Callable[[Path], list[Point]]
 ) -> None:
     here = __file__.rpartition("/")[0]
     for share in ("0.4", "0.9"):
@@ -281,12 +284,12 @@ def test_a_run_that_was_killed_twice_ends_with_the_same_weights(
     assert _same(found.module, trained.module)
     assert sorted(path.name for path in tmp_path.iterdir()) == left
     (curves,) = tmp_path.glob("*/*tfevents*")
-    shown = read_events(curves)
-    assert [event.step for event in shown] == [1, 2, 3, 4]  # each epoch once
-    assert [event.scalars["accuracy/val"] for event in shown] == pytest.approx(
-        [epoch.val_accuracy for epoch in found.epochs]
+    shown = read_points(curves)
+    assert [point.epoch for point in shown] == [1, 2, 3, 4]  # each epoch once
+    assert [point.scalars["accuracy/val"] for point in shown] == pytest.approx(
+        [epoch.val_score for epoch in found.epochs]
     )
-    assert [event.scalars["loss/train"] for event in shown] == pytest.approx(
+    assert [point.scalars["loss/train"] for point in shown] == pytest.approx(
         [epoch.loss for epoch in found.epochs]
     )
     assert shown[0].scalars["learning_rate"] > shown[3].scalars["learning_rate"] > 0

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deploykit.core.errors import BadInputError, CheckFailedError, EnvironmentFailedError
 from deploykit.load.arrays import ArrayData
 from deploykit.load.datasets import open_data
 from deploykit.nets.classic import classic
 from deploykit.train.loop import TrainResult, train
+from deploykit.train.objective import Step, Term, Terms
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
 
 
 def test_it_learns_and_says_how_well(whole: TrainResult) -> None:
-    assert whole.val_accuracy > 0.85
-    assert _accuracy(whole.module) == pytest.approx(whole.val_accuracy)
-    assert whole.val_accuracy == max(epoch.val_accuracy for epoch in whole.epochs)
+    assert whole.val_score > 0.85
+    assert _accuracy(whole.module) == pytest.approx(whole.val_score)
+    assert whole.val_score == max(epoch.val_score for epoch in whole.epochs)
     assert len(whole.epochs) == 4
     assert whole.epochs[-1].loss < whole.epochs[0].loss / 2
     assert not whole.module.training
@@ -125,17 +126,17 @@ def test_neither_the_network_nor_the_callers_settings_are_changed(tmp_path: Path
 def test_the_epoch_that_is_best_on_val_is_kept(tmp_path: Path) -> None:
     calls = 0
 
-    def learn_then_unlearn(net: nn.Module, inputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    def learn_then_unlearn(step: Step) -> Terms:
         nonlocal calls
         calls += 1
-        loss = nn.functional.cross_entropy(net(*inputs), labels)
-        return loss if calls <= 2 * (len(TRAIN) // 32) else (5 - loss).abs()
+        (term,) = step.labelled(step.net(*step.inputs)).values()
+        return {"task": term if calls <= 2 * (len(TRAIN) // 32) else Term((5 - term.value).abs())}
 
     found = train(_net(), TRAIN, VAL, OPTIONS, folder=tmp_path, loss=learn_then_unlearn)
 
     assert found.best_epoch == 1
-    assert found.epochs[3].val_accuracy < found.epochs[1].val_accuracy - 0.2
-    assert _accuracy(found.module) == pytest.approx(found.epochs[1].val_accuracy)
+    assert found.epochs[3].val_score < found.epochs[1].val_score - 0.2
+    assert _accuracy(found.module) == pytest.approx(found.epochs[1].val_score)
 
 
 @pytest.mark.parametrize("change", [{"optimizer": "adamw", "learning_rate": 0.01},
@@ -144,14 +145,16 @@ def test_every_way_to_train_learns(tmp_path: Path, change: dict[str, str | float
     options = replace(OPTIONS, epochs=2, crop=0, **change)  # type: ignore[arg-type]  # names and values of fields
     found = train(_net(), TRAIN, VAL, options, folder=tmp_path)
 
-    assert found.val_accuracy > 0.7
+    assert found.val_score > 0.7
     assert {tensor.dtype for tensor in found.module.parameters()} == {torch.float32}
 
 
 def test_a_loss_that_leaves_the_numbers_says_so(tmp_path: Path) -> None:
     options = replace(OPTIONS, learning_rate=1e30)
 
-    with pytest.raises(CheckFailedError, match=r"left the numbers in epoch 1 \(loss nan\); lower"):
+    with pytest.raises(
+        CheckFailedError, match=r"left the numbers in epoch 1, batch \d+ \(task nan\); lower"
+    ):
         train(_net(), TRAIN, VAL, options, folder=tmp_path)
     assert list(tmp_path.glob("*.pt")) == []
 

@@ -224,8 +224,8 @@ class Rounds:
             model, result = self.tuning.tuned(model, self.progress)
             row = RoundRow(
                 size,
-                val_before=result.start_accuracy,
-                val_after=result.val_accuracy,
+                val_before=result.start_score,
+                val_after=result.val_score,
                 epochs=len(result.epochs),
                 seconds=result.seconds,
             )

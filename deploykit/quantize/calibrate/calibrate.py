@@ -11,13 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
+from deploykit.core.memory import available, resident_bytes
 from deploykit.core.progress import Progress, silent
-from deploykit.quantize.calibrate.available import (
-    available,
-    exact_heap,
-    give_back,
-    resident_bytes,
-)
+from deploykit.quantize.calibrate.heap import exact_heap, give_back
 from deploykit.quantize.calibrate.plan import COMFORTABLE_BYTES, Plan, Room, plan_for
 from deploykit.quantize.calibrate.probe import Shapes
 from deploykit.quantize.calibrate.run import Runner

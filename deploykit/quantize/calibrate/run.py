@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploykit.core.errors import BadInputError
-from deploykit.quantize.calibrate.available import give_back
+from deploykit.quantize.calibrate.heap import give_back
 from deploykit.quantize.calibrate.histogram import take_scratch
 from deploykit.quantize.calibrate.sessions import NETWORK
 from deploykit.runtimes.ort_errors import plain_errors

@@ -9,9 +9,7 @@ cgroup-v1/memory.rst.
 
 from __future__ import annotations
 
-import ctypes
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
 
 _PROC = Path("/proc")
 _GROUPS = Path("/sys/fs/cgroup")
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt, in malloc.h
-_EXACT = ((_MMAP_THRESHOLD, 1 << 20), (_TRIM_THRESHOLD, 1 << 20))
-_LEARNT = ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, 64 << 20))
 _NO_LIMIT = 1 << 60  # version 1 writes "none" as a number next to 2^63
 
 
@@ -59,38 +54,6 @@ def resident_bytes(proc: Path = _PROC) -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def give_back() -> None:
-    """Return unused heap to the system.
-
-    The C library keeps what was freed for whoever asks next (glibc: up to 64 MB at its end, and all
-    holes), and a process that frees and takes large blocks of changing sizes grows with it.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
-
-
-@contextmanager
-def exact_heap() -> Iterator[None]:
-    """Have the C library return every block of 1 MB and more as soon as it is freed.
-
-    By default glibc learns from what is freed: sooner or later blocks of up to 32 MB come from its
-    heap, whose holes stay with the process, so that the second batch takes more than the first.
-    Afterwards it is as in a process that has learnt (mallopt(3): setting it ends the learning).
-    """
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    if library is None or not hasattr(library, "gnu_get_libc_version"):
-        yield
-        return
-    try:
-        for setting, size in _EXACT:
-            library.mallopt(setting, size)
-        yield
-    finally:
-        for setting, size in _LEARNT:
-            library.mallopt(setting, size)
 
 
 def _of_machine(proc: Path) -> Iterator[int]:
