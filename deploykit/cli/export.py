@@ -134,14 +134,19 @@ def command(
 
 
 def default_output(source: str) -> Path:
-    """`build/NAME`, after the folder of a recipe, the file, or the network's name."""
+    """`build/NAME`, after the folder of a recipe, the file, or the network's name.
+
+    A source that lies there itself, such as one that `compress` made, becomes `build/NAME-onnx`.
+    """
     from deploykit.load.sources import ZOOS
 
     path = Path(source)
     if path.name in {"recipe.toml", "artifact.json"}:
         return Path("build") / path.absolute().parent.name
     if path.is_dir():
-        return Path("build") / path.absolute().name
+        found = Path("build") / path.absolute().name
+        is_source = found.absolute() == path.absolute()
+        return found.with_name(f"{found.name}-onnx") if is_source else found
     place, _, name = source.rpartition(":")
     if place.endswith(".py"):
         return Path("build") / f"{Path(place).stem}-{name}"
