@@ -13,4 +13,5 @@ NAMES = (
     "int8_speed",
     "chain",
     "half_precision",
+    "distillation",
 )
