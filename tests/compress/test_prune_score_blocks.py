@@ -231,6 +231,4 @@ def test_what_cannot_be_scored_is_told(program: Program, evidence: Evidence) -> 
         score_blocks(program, "output")
     unlabelled = ArrayData("plain", {"x": np.zeros((4, 6), np.float32)}, None)
     with pytest.raises(BadInputError, match=r'^plain has no labels, which depth_by "loss" needs'):
-        score_blocks(
-            program, "loss", evidence=Evidence(unlabelled, evidence.inputs, class_loss)
-        )
+        score_blocks(program, "loss", evidence=Evidence(unlabelled, evidence.inputs, class_loss))
