@@ -14,4 +14,5 @@ NAMES = (
     "chain",
     "half_precision",
     "distillation",
+    "separable",
 )
