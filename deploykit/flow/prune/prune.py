@@ -7,7 +7,6 @@ and what is handed over was measured beside what was given. It is never slower.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.options import NEED_DATA, NEED_LABELS, PruneOptions
@@ -16,19 +15,18 @@ from deploykit.core.errors import BadInputError
 from deploykit.core.progress import Progress, silent
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.folders import check_free
+from deploykit.flow.given import recipe_given, training_data
 from deploykit.flow.plans import read_plans
 from deploykit.flow.prune.depth import depth_evidence
 from deploykit.flow.prune.loop import LatencyAim
-from deploykit.flow.prune.tune import judgeable, training_data, tuning_of
+from deploykit.flow.prune.tune import judgeable, tuning_of
 from deploykit.flow.prune.work import OURS, PruneResult, Work
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.splits import open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
 from deploykit.flow.verify import parity_sizes, real_feeds
-from deploykit.load.artifacts import is_onnx
-from deploykit.load.recipe import Recipe, is_recipe, load_recipe
-from deploykit.load.sources import check_form, resolve
+from deploykit.load.sources import resolve
 
 if TYPE_CHECKING:
     from deploykit.compress.prune.choice.evidence import Evidence
@@ -51,12 +49,12 @@ def run_prune(request: PruneRequest, progress: Progress = silent) -> PruneResult
     """
     options = options_from(request.changes, PruneOptions, "prune")
     check_free(request.out, overwrite=request.overwrite, ours=OURS)
-    recipe = _recipe(request)
+    recipe = recipe_given(request.source.text, "pruning", as_stage=request.as_stage)
     splits = open_splits(request.val, request.eval, recipe)
     if request.max_drop is not None and not judgeable(splits.val):
         raise BadInputError("max_drop needs data with labels to judge by; add --val DATA")
     home = (recipe.folder if recipe else request.out.absolute().parent) / FOLDER_NAME
-    learnt = training_data(request, recipe)
+    learnt = training_data(request.train, recipe)
     tuning = tuning_of(request, recipe, learnt, splits, home / "prune")
     progress("loading the network", None)
     source = resolve(request.source)
@@ -82,27 +80,6 @@ def run_prune(request: PruneRequest, progress: Progress = silent) -> PruneResult
         progress=progress,
     )
     return work.run()
-
-
-def _recipe(request: PruneRequest) -> Recipe | None:
-    """The source's recipe, or `None` where it is a plain one.
-
-    Raises:
-        BadInputError: it is nothing that can be pruned.
-    """
-    text = request.source.text
-    if is_onnx(text):
-        raise BadInputError(f"{text} is an ONNX file: pruning needs the PyTorch network")
-    if not is_recipe(text):
-        check_form(text)
-        return None
-    recipe = load_recipe(Path(text))
-    if recipe.stages and not request.as_stage:
-        raise BadInputError(
-            f"{text} has stages of its own, which export runs: deploykit export {text}, or take "
-            "[[stages]] out"
-        )
-    return recipe
 
 
 def _check_class_is_there(source: Source) -> None:

@@ -11,7 +11,6 @@ from deploykit.compress.distill.options import DistillOptions
 from deploykit.core.errors import BadInputError
 from deploykit.flow.accuracy import are_classes, labels_type, usual_metric
 from deploykit.flow.tables import options_from
-from deploykit.load.datasets import open_data
 from deploykit.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -125,13 +124,6 @@ def _check_classes(data: Data) -> None:
             f"{data.name} has {has}, and fine-tuning learns classes, which are whole numbers; "
             "prune without it: --no-finetune"
         )
-
-
-def training_data(request: PruneRequest, recipe: Recipe | None) -> Data | None:
-    """What the network learns from; `None` where nobody names any."""
-    if request.train:
-        return open_data(request.train)
-    return open_data(recipe.data.train, recipe.folder) if recipe and recipe.data.train else None
 
 
 def tune_options(table: Mapping[str, Option], changes: Mapping[str, Option]) -> TrainOptions:

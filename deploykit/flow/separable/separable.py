@@ -9,7 +9,6 @@ one between would, in training, scale apart by each batch's own figures what was
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploykit.compress.separable.options import SeparableOptions
@@ -18,6 +17,7 @@ from deploykit.core.progress import Progress, silent
 from deploykit.flow.accuracy import are_classes, labels_type
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.folders import check_free
+from deploykit.flow.given import recipe_given, training_data
 from deploykit.flow.prune.tune import Tuning, judgeable, tune_options
 from deploykit.flow.rebuild import load_model
 from deploykit.flow.separable.loop import soft_targets
@@ -27,16 +27,16 @@ from deploykit.flow.splits import open_splits
 from deploykit.flow.tables import options_from
 from deploykit.flow.train import with_weights
 from deploykit.flow.verify import parity_sizes, real_feeds
-from deploykit.load.artifacts import is_onnx
-from deploykit.load.datasets import open_data
-from deploykit.load.recipe import Recipe, is_recipe, load_recipe
-from deploykit.load.sources import check_form, resolve
+from deploykit.load.sources import resolve
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deploykit.core.types import Model
     from deploykit.flow.separable.request import SeparableRequest
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Data
+    from deploykit.load.recipe import Recipe
 
 __all__ = ["SeparableResult", "run_separable"]
 
@@ -53,12 +53,12 @@ def run_separable(request: SeparableRequest, progress: Progress = silent) -> Sep
     """
     options = options_from(request.changes, SeparableOptions, "separable")
     check_free(request.out, overwrite=request.overwrite, ours=OURS)
-    recipe = _recipe(request)
+    recipe = recipe_given(request.source.text, "splitting", as_stage=request.as_stage)
     splits = open_splits(request.val, request.eval, recipe)
     if request.max_drop is not None and not judgeable(splits.val):
         raise BadInputError("max_drop needs data with labels to judge by; add --val DATA")
     home = (recipe.folder if recipe else request.out.absolute().parent) / FOLDER_NAME
-    learnt = _training_data(request, recipe)
+    learnt = training_data(request.train, recipe)
     tuning = _tuning(request, recipe, learnt, splits, home)
     progress("loading the network", None)
     source = resolve(request.source)
@@ -80,33 +80,6 @@ def run_separable(request: SeparableRequest, progress: Progress = silent) -> Sep
         progress=progress,
     )
     return work.run()
-
-
-def _recipe(request: SeparableRequest) -> Recipe | None:
-    """The source's recipe, or `None` where it is a plain one.
-
-    Raises:
-        BadInputError: it is nothing that can be split.
-    """
-    text = request.source.text
-    if is_onnx(text):
-        raise BadInputError(f"{text} is an ONNX file: splitting needs the PyTorch network")
-    if not is_recipe(text):
-        check_form(text)
-        return None
-    recipe = load_recipe(Path(text))
-    if recipe.stages and not request.as_stage:
-        raise BadInputError(
-            f"{text} has stages of its own, which export runs: deploykit export {text}, or take "
-            "[[stages]] out"
-        )
-    return recipe
-
-
-def _training_data(request: SeparableRequest, recipe: Recipe | None) -> Data | None:
-    if request.train:
-        return open_data(request.train)
-    return open_data(recipe.data.train, recipe.folder) if recipe and recipe.data.train else None
 
 
 def _samples(data: Data | None, model: Model, options: SeparableOptions) -> Samples | None:
