@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch.utils import deterministic
 
 from deploykit.core.errors import CheckFailedError, EnvironmentFailedError
 from deploykit.core.progress import Progress, silent
@@ -266,11 +267,18 @@ def _make(folder: Path) -> None:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Only algorithms that give the same result each time; the caller's settings come back."""
+    """Only algorithms that give the same result each time; the caller's settings come back.
+
+    With them torch fills all fresh memory with NaN too, for programs that read what they never
+    wrote: up to a seventh of a step, which a sound network has nothing from.
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory
     with torch.random.fork_rng():
         torch.use_deterministic_algorithms(mode=True)
+        deterministic.fill_uninitialized_memory = False
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(mode=before)
+            deterministic.fill_uninitialized_memory = filled
