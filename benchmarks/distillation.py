@@ -68,7 +68,7 @@ class Pair:
 
 
 _FULL = (
-    Pair("student", "teacher", Budget(epochs=6)),
+    Pair("student", "teacher", Budget(epochs=4)),
     Pair("fashion_separable", "fashion_resnet", Budget(epochs=3)),
 )
 _QUICK = Budget(

@@ -21,7 +21,11 @@ class DistillOptions:
     loss = (1 - w) · task + w · teacher + λ_hint · Σ hints + λ_attention · Σ attention
 
     Attributes:
-        weight: w, of the teachers, from 0 to 1; the labels have the rest.
+        weight: w, of the teachers, from 0 to 1; the labels have the rest. By default they have
+            little: of models/student from models/teacher 86.10, 87.92 and 88.26 % of the
+            validation data were right with w of 0.5, 0.9 and 1 after three epochs of a fifth of
+            the images, and 89.72 and 90.48 % with 0.5 and 0.9 after one epoch of all (one seed
+            each). 1 is for teachers that are always to be believed.
         temperature: T, that the logits of all are divided by, above 0. Higher ones tell more of
             how the teacher sees the wrong classes.
         method: "soft-targets" (Hinton, Vinyals and Dean, 2015), "decoupled" (Zhao et al., CVPR
@@ -45,7 +49,7 @@ class DistillOptions:
         teacher_precision: "float32" or "bfloat16" (mixed precision); "auto" is training's own.
     """
 
-    weight: float = 0.5
+    weight: float = 0.9
     temperature: float = 4.0
     method: str = AUTO
     alpha: float = 1.0
