@@ -93,25 +93,48 @@ def _absolute_error(outputs: Sequence[Array], labels: Array) -> Scores:
     found, wanted = outputs[0].astype(np.float64), labels.astype(np.float64)
     if found.size != wanted.size or len(found) != len(wanted):
         raise BadInputError(
-            f"mae takes labels of the output's shape {list(found.shape)}, not {list(wanted.shape)}"
+            f"mae takes labels of the output's shape {list(found.shape)}, not "
+            f"{list(wanted.shape)}; for other labels, or those of several outputs, give "
+            "--metric module:callable"
         )
     difference = found.reshape(len(found), -1) - wanted.reshape(len(wanted), -1)
     return np.asarray(np.abs(difference).mean(axis=1), dtype=np.float64)
 
 
+def _right_tokens(outputs: Sequence[Array], labels: Array) -> Scores:
+    logits = outputs[0]
+    if logits.ndim != 3 or labels.shape != logits.shape[:2] or labels.dtype.kind not in "iu":
+        raise BadInputError(
+            "tokens takes outputs of shape [n, length, classes] and whole-number labels of shape "
+            f"[n, length], not {list(logits.shape)} and {labels.dtype} {list(labels.shape)}; for "
+            "other labels give --metric module:callable"
+        )
+    there = labels.astype(np.int64) >= 0
+    if not there.any(axis=1).all():
+        row = int((~there.any(axis=1)).argmax())
+        raise BadInputError(
+            f"tokens: the labels of a sample (number {row} of its batch) are all "
+            "negative, which means none; leave such samples out"
+        )
+    right = ((logits.argmax(axis=2) == labels) & there).sum(axis=1)
+    return np.asarray(right / there.sum(axis=1), dtype=np.float64)
+
+
 TOP_1 = top_k(1)
 TOP_5 = top_k(5)
 MAE = Metric("mae", _absolute_error, higher_is_better=False)
+TOKENS = Metric("tokens", _right_tokens)
+"""Of each sequence the share of its tokens that are right; negative labels are none."""
 
-METRICS: tuple[Metric, ...] = (TOP_1, TOP_5, MAE)
+METRICS: tuple[Metric, ...] = (TOP_1, TOP_5, TOKENS, MAE)
 
 
 def metric_named(text: str, base: Path | None = None) -> Metric:
     """The metric that a user means.
 
     Args:
-        text: "top-1" with any number, "mae", or `package.module:callable` or `file.py:callable`
-            of `Score`'s form, where higher is better.
+        text: "top-1" with any number, "tokens", "mae", or `package.module:callable` or
+            `file.py:callable` of `Score`'s form, where higher is better.
         base: folder that a file is relative to; the working directory if `None`.
 
     Raises:

@@ -98,7 +98,7 @@ _TRAINING = {
 @click.option("--unlabelled", default="", help="More data, which only the teacher teaches.")
 @click.option("--val", default="", help="Data that the best epoch is chosen by.")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
-@click.option("--metric", default="", help="top-1, top-5, mae or module:callable.")
+@click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable.")
 @click.option("--trust", is_flag=True, help="Load .pt2 files, which can run code.")
 @click.option("--overwrite", is_flag=True, help="Replace a student that is there.")
 @json_option
@@ -138,7 +138,7 @@ def command(
     weights.safetensors, distillation.json (how it was done), report.json (accuracy of both) and
     recipe.toml. The same command goes on after an interruption.
     """
-    from deploykit.cli.export import default_output
+    from deploykit.cli.export import named_after
     from deploykit.flow.distill.distill import run_distill
     from deploykit.flow.distill.request import DistillRequest
     from deploykit.load.inputs import parse_inputs
@@ -146,7 +146,7 @@ def command(
 
     smaller = given_of(given, _SMALLER)
     _check_student(student, weights, smaller)
-    fallback = default_output(student or teachers[0])
+    fallback = named_after(student or teachers[0])
     specs = parse_inputs(inputs)
     theirs = parse_inputs(teacher_input) or specs
     first, *others = _sources(teachers, teacher_weights, theirs, trust=trust)

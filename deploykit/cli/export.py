@@ -48,7 +48,9 @@ _LOWER = (
 @click.option("--val", default="", help="Data that parity runs on, such as digits[:200].")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
 @click.option(
-    "--metric", default="", help="top-1, top-5, mae or module:callable.  [default: by the labels]"
+    "--metric",
+    default="",
+    help="top-1, top-5, tokens, mae or module:callable.  [default: by the labels]",
 )
 @click.option("--opset", type=int, help="Version of the ONNX operators.  [default: 20]")
 @click.option("--external-data", is_flag=True, help="Keep the weights in a file of their own.")
@@ -138,15 +140,20 @@ def default_output(source: str) -> Path:
 
     A source that lies there itself, such as one that `compress` made, becomes `build/NAME-onnx`.
     """
+    found, path = named_after(source), Path(source)
+    is_source = path.is_dir() and found.absolute() == path.absolute()
+    return found.with_name(f"{found.name}-onnx") if is_source else found
+
+
+def named_after(source: str) -> Path:
+    """`build/NAME`, which may be the source's own folder: a stage adds its name to it."""
     from deploykit.load.sources import ZOOS
 
     path = Path(source)
     if path.name in {"recipe.toml", "artifact.json"}:
         return Path("build") / path.absolute().parent.name
     if path.is_dir():
-        found = Path("build") / path.absolute().name
-        is_source = found.absolute() == path.absolute()
-        return found.with_name(f"{found.name}-onnx") if is_source else found
+        return Path("build") / path.absolute().name
     place, _, name = source.rpartition(":")
     if place.endswith(".py"):
         return Path("build") / f"{Path(place).stem}-{name}"

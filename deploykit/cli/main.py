@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -18,9 +19,10 @@ import click
 from deploykit import __version__
 from deploykit.cli.failure import TerminatedError, report
 from deploykit.core.errors import ExitStatus, nearest
+from deploykit.core.processes import is_main
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
 
@@ -41,7 +43,9 @@ class CommandLine(NamedTuple):
 COMMANDS = (
     CommandLine("export", "deploykit.cli.export", "PyTorch network -> verified ONNX artifact."),
     CommandLine("bench", "deploykit.cli.bench", "Latency, memory and size, side by side."),
-    CommandLine("compress", "deploykit.cli.compress", "Smaller PyTorch networks: prune, distill."),
+    CommandLine(
+        "compress", "deploykit.cli.compress", "Smaller PyTorch networks: prune, distill, split."
+    ),
     CommandLine("quantize", "deploykit.cli.quantize", "Float ONNX -> INT8 where it is faster."),
     CommandLine("inspect", "deploykit.cli.inspect", "Layers, parameters, MACs, where time goes."),
     CommandLine("train", "deploykit.cli.train", "Train the network of a recipe."),
@@ -112,6 +116,11 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status; see `deploykit.core.errors.ExitStatus`.
     """
     _open_closed_streams()
+    with _one_voice():
+        return _ended(args)
+
+
+def _ended(args: Sequence[str] | None) -> int:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         status = _run(list(sys.argv[1:] if args is None else args))
@@ -140,6 +149,16 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (open to the end)
             setattr(sys, name, stream)
+
+
+@contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes that work together, the first alone has standard output."""
+    if is_main():
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  (signal's signature)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploykit.core.processes import is_main
 from deploykit.core.progress import silent
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def progress(quiet: bool, still: bool = False) -> Iterator[Progress]:
 
 @contextmanager
 def _drawn(quiet: bool, still: bool) -> Iterator[Progress]:
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_main() or not sys.stderr.isatty():
         yield silent
         return
     from rich import progress as bars

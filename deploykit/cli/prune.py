@@ -88,7 +88,7 @@ _TUNING = {
 @click.option("--train", default="", help="Data to fine-tune on.")
 @click.option("--val", default="", help="Data that drives every choice.")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
-@click.option("--metric", default="", help="top-1, top-5, mae or module:callable.")
+@click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable.")
 @click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
 @click.option("--overwrite", is_flag=True, help="Replace a pruned network that is there.")
 @json_option
@@ -118,14 +118,14 @@ def command(
     some were refused), report.json (the checks) and recipe.toml. What is slower than SOURCE is
     never handed over: the exit status is then 1.
     """
-    from deploykit.cli.export import default_output
+    from deploykit.cli.export import named_after
     from deploykit.core.report import Verdict
     from deploykit.flow.prune.prune import run_prune
     from deploykit.flow.prune.request import PruneRequest
     from deploykit.load.inputs import parse_inputs
     from deploykit.load.sources import Source
 
-    fallback = default_output(source)
+    fallback = named_after(source)
     request = PruneRequest(
         source=Source(source, weights=weights, inputs=parse_inputs(inputs), trust=trust),
         out=output or fallback.with_name(f"{fallback.name}-pruned"),

@@ -67,7 +67,7 @@ _CALIBRATING = {
 @options_of(CalibrationOptions, _CALIBRATING)
 @click.option("--val", default="", help="Data that the loss of accuracy is judged on.")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
-@click.option("--metric", default="", help="top-1, top-5, mae or module:callable.")
+@click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable.")
 @click.option(
     "--max-drop", type=click.FloatRange(min=0), help="Points of accuracy on --val that may be lost."
 )

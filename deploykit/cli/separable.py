@@ -64,7 +64,7 @@ _TUNING = {
 @click.option("--train", default="", help="Data to fit kernels to and to train on.")
 @click.option("--val", default="", help="Data that drives every choice.")
 @click.option("--eval", "evaluation", default="", help="Data that only reports.")
-@click.option("--metric", default="", help="top-1, top-5, mae or module:callable.")
+@click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable.")
 @click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
 @click.option("--overwrite", is_flag=True, help="Replace a separable network that is there.")
 @json_option
@@ -96,13 +96,13 @@ def command(
     whole), report.json (the checks) and recipe.toml. Where no layer gets faster, or the whole does
     not, nothing is written and the exit status is 1.
     """
-    from deploykit.cli.export import default_output
+    from deploykit.cli.export import named_after
     from deploykit.flow.separable.request import SeparableRequest
     from deploykit.flow.separable.separable import run_separable
     from deploykit.load.inputs import parse_inputs
     from deploykit.load.sources import Source
 
-    fallback = default_output(source)
+    fallback = named_after(source)
     request = SeparableRequest(
         source=Source(source, weights=weights, inputs=parse_inputs(inputs), trust=trust),
         out=output or fallback.with_name(f"{fallback.name}-separable"),

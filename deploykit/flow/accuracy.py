@@ -46,8 +46,7 @@ def accuracy_checks(
     Args:
         artifact: run on ONNX Runtime's CPU provider.
         splits: the data.
-        metric: in the words of `deploykit.check.metrics`; "" takes top-1 for class numbers and
-            the mean absolute error for everything else.
+        metric: in the words of `deploykit.check.metrics`; "" takes `usual_metric`.
         progress: told after every batch.
         reference: the network that the artifact was made from, or `None`.
 
@@ -112,8 +111,11 @@ def are_classes(labels: np.dtype[Any] | None) -> bool:
 
 
 def usual_metric(data: Data) -> str:
-    """Top-1 for class numbers, the mean absolute error for everything else."""
-    return "top-1" if are_classes(labels_type(data)) else "mae"
+    """Top-1 for class numbers, right tokens for sequences of them, or the mean absolute error."""
+    labels = data.batch([0]).labels if len(data) else None
+    if labels is None or not are_classes(labels.dtype):
+        return "mae"
+    return "tokens" if labels.ndim == 2 else "top-1"
 
 
 def lost_check(name: str, was: Accuracy, now: Accuracy, limit: float | None) -> Check:

@@ -107,3 +107,19 @@ def test_users_own_metrics(tmp_path: Path) -> None:
         pytest.raises(BadInputError, match="gave NaN or infinity for a sample"),
     ):
         metric_named("mine.py:bad", tmp_path).scores([LOGITS], labels)
+
+
+def test_tokens_are_the_share_of_each_sequence_that_is_right() -> None:
+    logits = np.eye(4)[[[0, 1, 2], [3, 3, 3]]]
+    labels = np.array([[0, 1, 3], [3, -100, 1]])
+
+    np.testing.assert_allclose(metric_named("tokens").scores([logits], labels), [2 / 3, 1 / 2])
+
+
+def test_tokens_without_labels_or_of_another_shape_are_one_line() -> None:
+    logits = np.zeros((2, 3, 4))
+    tokens = metric_named("tokens")
+    with pytest.raises(BadInputError, match=r"sample \(number 1 of its batch\) are all negative"):
+        tokens.scores([logits], np.array([[0, 1, 2], [-1, -1, -1]]))
+    with pytest.raises(BadInputError, match=r"whole-number labels of shape \[n, length\], not"):
+        tokens.scores([logits], np.zeros((2, 2), np.int64))

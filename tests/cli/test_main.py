@@ -269,3 +269,18 @@ def _run(*args: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={**os.environ, "PYTHONWARNINGS": "error"},
     )
+
+
+def test_of_several_processes_the_first_alone_has_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert front.main(["schema"]) == 0
+    assert front.main(["schema", "nothing-like-it"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "nothing-like-it" in said.err
+
+    monkeypatch.setenv("RANK", "0")
+    assert front.main(["schema"]) == 0
+    assert "report" in capsys.readouterr().out

@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
-from deploykit.cli.export import default_output
+from deploykit.cli.export import default_output, named_after
 from deploykit.cli.main import main
 
 if TYPE_CHECKING:
@@ -350,3 +350,13 @@ def test_train_and_export_of_a_recipe(place: Path, capfd: pytest.CaptureFixture[
 )
 def test_what_the_output_is_called_by_default(source: str, name: str) -> None:
     assert default_output(source) == Path("build") / name
+
+
+def test_a_source_in_build_gives_its_own_name_to_the_stages_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build" / "net-pruned").mkdir(parents=True)
+
+    assert named_after("build/net-pruned") == Path("build/net-pruned")
+    assert default_output("build/net-pruned") == Path("build/net-pruned-onnx")

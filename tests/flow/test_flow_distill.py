@@ -160,6 +160,18 @@ def test_a_teacher_that_knows_less_is_pointed_out(distil: Distil, tmp_path: Path
     assert texts[1] == "the teacher has 610 parameters, the student 4810: more"
 
 
+def test_a_student_that_has_unlearnt_is_pointed_out(distil: Distil, tmp_path: Path) -> None:
+    large = tmp_path / "large.safetensors"
+
+    result = distil(
+        student=_source("large", large),
+        teacher=_source("large", large),
+        tuning={**TUNING, "epochs": 1, "learning_rate": 30.0},
+    )
+
+    assert "before it was taught: lower the learning rate" in result.distillation.advice[-1]
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -20,7 +20,7 @@ from deploykit.core.report import Check, Report
 from deploykit.flow.accuracy import lost_check
 from deploykit.flow.cache import FOLDER_NAME
 from deploykit.flow.derived import recipe_text
-from deploykit.flow.distill.doubts import behind, doubts, parameters, still_parts
+from deploykit.flow.distill.doubts import behind, doubts, parameters, still_parts, worse
 from deploykit.flow.distill.lessons import lessons
 from deploykit.flow.distill.pair import paired, recipe_of, tried_loss
 from deploykit.flow.distill.record import DISTILLATION, Distillation
@@ -207,7 +207,7 @@ class _Work:
             epochs=len(result.epochs),
             best_epoch=0 if result.best_epoch is None else result.best_epoch + 1,
             seconds=result.seconds,
-            advice=(*advice, *behind(known[0], learnt[VAL])),
+            advice=(*advice, *behind(known[0], learnt[VAL]), *worse(start, learnt[VAL])),
             smaller=self.student.smaller,
         )
         return self._write(self._own(result), record, checks)

@@ -67,6 +67,17 @@ def behind(taught: Accuracy, learnt: Accuracy) -> tuple[str, ...]:
     return (text,)
 
 
+def worse(start: Accuracy | None, learnt: Accuracy) -> tuple[str, ...]:
+    """A sentence about a student that knew more before it was taught."""
+    if start is None or not _is_better(start, learnt):
+        return ()
+    text = (
+        f"the student has {_text(learnt)} on {learnt.data}, and had {_text(start)} before it was "
+        "taught: lower the learning rate, or train for longer"
+    )
+    return (text,)
+
+
 def _is_better(one: Accuracy, other: Accuracy) -> bool:
     return one.value > other.value if one.metric.higher_is_better else one.value < other.value
 
