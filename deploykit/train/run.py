@@ -164,7 +164,6 @@ class Run:
             self.optimizer.step()
         except RuntimeError as error:
             raise self._explained(error, len(batch[0])) from error
-        self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self.plain.net)
         return found
@@ -206,6 +205,10 @@ class Run:
                     progress,
                     items / parts,
                 )
+                if not first:
+                    # Not earlier: while the last gradients stay, the C library keeps the memory
+                    # of a step, and the next one does not have to ask the system for all of it.
+                    self.optimizer.zero_grad()
                 (total(terms) / parts).backward()  # type: ignore[no-untyped-call]  # torch's own
             found.append(terms)
         return found
