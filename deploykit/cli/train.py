@@ -66,5 +66,5 @@ def command(recipe: Path, overwrite: bool, quiet: bool, **given: Option) -> None
         )
     click.echo(
         f"{done.weights}: {score_text(done.val_score, done.val_metric)} on the validation data "
-        f"after {done.epochs} epochs, {done.seconds:.0f} s"
+        f"after {done.epochs} {'epoch' if done.epochs == 1 else 'epochs'}, {done.seconds:.0f} s"
     )
