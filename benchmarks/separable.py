@@ -5,10 +5,10 @@ are fitted and which is taught by what it was made of; and torchvision's ResNet-
 without accuracy, since its weights are not at hand. Latencies are those of ONNX Runtime on one
 thread, batch 1; those of a layer are of its kernels, those of a network are taken in turns.
 
-No tool in wide use does this to a trained network, so there is no peer beside it: Torch-Pruning
-and NNCF remove channels. Libraries for tensor decomposition (TensorLy-Torch: CP, Tucker) factorize
-single layers; they were not compared. What stands beside the fitted kernels is the published way
-to make them, the nearest ones over weights (Guo et al., "Network Decoupling", BMVC 2018).
+No tool in wide use does this to a trained network: Torch-Pruning and NNCF remove channels. What
+comes nearest is TensorLy, whose CP and Tucker-2 factorizations of the same layers, at no more
+weights, are judged on the same images right after the conversion, as are the separable kernels that
+are nearest over weights (Guo et al., "Network Decoupling", BMVC 2018).
 
 A network that is done is kept (`kept.py`), and a training that was interrupted goes on.
 """
@@ -27,6 +27,7 @@ import msgspec
 from benchmarks import packages
 from benchmarks.in_child import ONE_THREAD, ChildError, answer
 from benchmarks.kept import Kept
+from benchmarks.peers import tensorly_cut
 from benchmarks.result import Figure, Result
 from benchmarks.separable_one import Job
 from deploykit.core import records
@@ -47,13 +48,14 @@ _FULL_S = 38 * 60.0  # what then is not done goes on with the next run
 _NETWORK = packages.ROOT / "models" / "fashion_resnet"
 _WORK = packages.BENCH / "separable"
 _SPLITS = ("fashion-mnist:train[::250]", "fashion-mnist:val[::50]", "fashion-mnist:test[::50]")
+_VAL = "fashion-mnist:val[::5]"
 _RESNET = "torchvision:resnet18"
 
 
 def run(*, quick: bool) -> Result:
     """One network after the other, each in a process of its own."""
     jobs = _quick_jobs() if quick else _full_jobs()
-    figures: list[Figure] = []
+    figures: list[Figure] = [] if quick else list(_peers())
     for name, job in jobs.items():
         if job.source == _RESNET:
             packages.install()
@@ -63,6 +65,18 @@ def run(*, quick: bool) -> Result:
             figures += _figures(name, made, judged=job.finetune and not quick)
         figures.append(Figure(f"{name}: done", int(done), "", "1 (run again to go on)", met=done))
     return Result(tuple(figures))
+
+
+def _peers() -> Iterator[Figure]:
+    """What others' ways give at no more weights, right after the conversion."""
+    tensorly_cut.install()
+    try:
+        told = answer("benchmarks.peers.tensorly_cut", _VAL, environment=ONE_THREAD)
+    except ChildError as error:
+        sys.exit(f"separable: TensorLy failed: {error}")
+    for way, share in msgspec.json.decode(told, type=dict[str, float]).items():
+        title = f"fashion_resnet: right on validation data after conversion, {way}"
+        yield Figure(title, 100 * share, "%")
 
 
 def _full_jobs() -> dict[str, Job]:
