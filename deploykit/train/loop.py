@@ -273,12 +273,12 @@ def _deterministic() -> Iterator[None]:
     wrote: up to a seventh of a step, which a sound network has nothing from.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # a property that torch gives the module
     with torch.random.fork_rng():
         torch.use_deterministic_algorithms(mode=True)
-        deterministic.fill_uninitialized_memory = False
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # likewise
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(mode=before)
-            deterministic.fill_uninitialized_memory = filled
+            deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]  # likewise
