@@ -13,6 +13,7 @@ NAMES = (
     "int8_speed",
     "chain",
     "half_precision",
+    "training_throughput",
     "distillation",
     "separable",
 )
