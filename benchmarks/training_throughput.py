@@ -46,7 +46,7 @@ _FEW_STEPS = 4
 
 def run(*, quick: bool) -> Result:
     """Speed, then memory, then several processes."""
-    figures = []
+    figures: list[Figure] = []
     for network in _NETWORKS[:1] if quick else _NETWORKS:
         figures += _speed(Job(TURNS, network, 1, 1), quick=quick)
         figures += [] if quick else _memory(network)
