@@ -323,7 +323,7 @@ def test_train_and_export_of_a_recipe(place: Path, capfd: pytest.CaptureFixture[
     out, err = capfd.readouterr()
     assert err == ""
     assert out.startswith("w.safetensors: ")
-    assert " % on the validation data after 1 epochs, " in out
+    assert " % on the validation data after 1 epoch, " in out
     assert main(["train", "recipe.toml"]) == 2
     assert only_line(capfd.readouterr().err) == (
         "w.safetensors exists already: add --overwrite to train it anew"
