@@ -201,7 +201,10 @@ def print_left(record: Quantization | Half) -> None:
 
 
 def print_checks(report: Report) -> None:
-    """The checks of a report as a table: name, verdict, value with its interval, limit."""
+    """The checks of a report as a table: name, verdict, value with its interval, limit.
+
+    A figure that nothing is held against has no verdict that means anything: "reported".
+    """
     from deploykit.cli.output import Column, print_table
 
     columns = (Column("check"), Column("verdict"), Column("value", right=True), Column("limit"))
@@ -209,10 +212,13 @@ def print_checks(report: Report) -> None:
 
 
 def _row(check: Check) -> tuple[str, str, str, str]:
+    from deploykit.core.report import Verdict
+
     interval = ""
     if check.interval is not None:
         low, high = (f"{end:.4g}" for end in check.interval)
         interval = f" [{low}, {high}]"
     value = "" if check.value is None else f"{check.value:.4g}{interval} {check.unit}".rstrip()
     limit = "" if check.limit is None else f"{check.limit:.3g}"
-    return check.name, check.verdict.value, value, limit
+    only_told = check.verdict is Verdict.PASSED and check.value is not None and check.limit is None
+    return check.name, "reported" if only_told else check.verdict.value, value, limit

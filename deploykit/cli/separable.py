@@ -44,7 +44,7 @@ _LOOP = {
     "max_drop": Said("Points of accuracy on --val that may be lost."),
 }
 _TUNING = {
-    "epochs": Said("Of training.", default="a quarter of [train]'s"),
+    "epochs": Said("Of training.", default="half of [train]'s"),
     "learning_rate": Said("The highest.", default="a quarter of [train]'s"),
     "batch_size": Said("Of training.", default="[train]'s"),
     "patience": Said("Epochs without gain before it stops.", default="[train]'s"),

@@ -203,7 +203,7 @@ def test_what_loses_too_much_is_not_handed_over(split: Split, nets: Path) -> Non
     tuning = {"epochs": 8, "batch_size": 32, "learning_rate": 0.2}
     data = {"train": "digits:train[:512]", "val": "digits:val[:100]"}
     changes = {"layers": ("conv1",), "samples": 64, "rank": 2}
-    start = split("start", changes=changes, tuning=tuning, **data)
+    start = split("start", changes=changes, tuning=tuning, distill=0.0, **data)
     asked = {"finetune": False, "changes": {"refit": False}, "max_drop": 0}
 
     with pytest.raises(CheckFailedError, match="0 may be lost: take a higher rank"):

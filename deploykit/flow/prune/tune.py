@@ -126,11 +126,13 @@ def _check_classes(data: Data) -> None:
         )
 
 
-def tune_options(table: Mapping[str, Option], changes: Mapping[str, Option]) -> TrainOptions:
-    """The recipe's training, shorter and gentler, with changes that win."""
+def tune_options(
+    table: Mapping[str, Option], changes: Mapping[str, Option], *, shorter_by: int = _EPOCHS_SHARE
+) -> TrainOptions:
+    """The recipe's training, shorter by a factor and gentler, with changes that win."""
     trained = options_from(table, TrainOptions, "[train]")
     shorter: dict[str, Option] = {
-        "epochs": max(1, round(trained.epochs / _EPOCHS_SHARE)),
+        "epochs": max(1, round(trained.epochs / shorter_by)),
         "learning_rate": trained.learning_rate / _RATE_SHARE,
         "count_start": True,
     }

@@ -40,7 +40,7 @@ class SeparableLoop:
     threads: int = 1
     precision: str = PRECISIONS[0]
     finetune: bool = True
-    distill: float = 0.5
+    distill: float = 0.9
     temperature: float = 4.0
     max_drop: float | None = None
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SeparableResult", "run_separable"]
 
+_EPOCHS_SHARE = 2
+"""Training takes half of the epochs that the network's own took: more is lost than by pruning."""
+
 
 def run_separable(request: SeparableRequest, progress: Progress = silent) -> SeparableResult:
     """Do all of it. The network that was given is not changed.
@@ -115,6 +118,8 @@ def _tuning(
             raise BadInputError(
                 f"{split.name} has no labels, and training needs them; add --no-finetune"
             )
-    options = tune_options(dict(recipe.train) if recipe else {}, request.tuning)
+    options = tune_options(
+        dict(recipe.train) if recipe else {}, request.tuning, shorter_by=_EPOCHS_SHARE
+    )
     soft = soft_targets(request) if are_classes(labels_type(data)) else None
     return Tuning(data, splits.val, options, home / "separable", soft)
