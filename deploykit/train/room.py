@@ -26,6 +26,8 @@ _COPIES = {"sgd": 2, "adamw": 3}
 """Of the weights beside themselves: gradients, and what the optimizer keeps."""
 _PASSING = 1.3
 """What a step takes at its peak by what it saves: gradients of values pass by beside them."""
+WORKSPACE_BYTES = 50 << 20
+"""What the libraries' kernels take for themselves in a first step, whatever its size (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Need:
     """The memory of a step.
 
     Attributes:
-        fixed_bytes: gradients, the optimizer's state and averages.
+        fixed_bytes: gradients, the optimizer's state, averages, and the libraries' own.
         sample_bytes: more for each sample of a part of a batch.
         all_learn: whether every parameter that can be trained gets a gradient.
     """
@@ -72,7 +74,7 @@ def need_of(
     copies = _COPIES[options.optimizer] + (1 if options.average else 0)
     half = 2 if options.precision == "bfloat16" else 1
     return Need(
-        fixed_bytes=copies * weights,
+        fixed_bytes=copies * weights + WORKSPACE_BYTES,
         sample_bytes=round(max(0, saved[1] - saved[0]) / 2 * _PASSING / half),
         all_learn=all(parameter.grad is not None for parameter in learnt),
     )

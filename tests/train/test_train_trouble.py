@@ -24,7 +24,7 @@ from deploykit.train import loop as loop_module
 from deploykit.train.loop import TrainResult, train
 from deploykit.train.objective import Step, Term, Terms
 from deploykit.train.options import TrainOptions
-from deploykit.train.room import Need, advice, check_room, need_of
+from deploykit.train.room import WORKSPACE_BYTES, Need, advice, check_room, need_of
 from deploykit.train.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -220,7 +220,7 @@ def test_a_step_takes_what_its_layers_save() -> None:
     need = need_of(small, batch, Task(), TrainOptions(optimizer="adamw", average=0.9))
     weights = 4 * sum(parameter.numel() for parameter in small.parameters())
     assert need.all_learn
-    assert need.fixed_bytes == 4 * weights
+    assert need.fixed_bytes == 4 * weights + WORKSPACE_BYTES
     saved = need.sample_bytes / 1.3
     assert 4 * (64 + 288) <= saved <= 4 * (64 + 2 * 288 + 64)
 
