@@ -37,12 +37,14 @@ class Budget:
         train: data to learn from.
         val: data that chooses the epoch.
         test: data that only reports.
+        batch_size: samples a step.
     """
 
     epochs: int
     train: str = "fashion-mnist:train[:55000:5]"
     val: str = "fashion-mnist:val[::5]"
     test: str = "fashion-mnist:test"
+    batch_size: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,11 @@ def _trained(job: Job) -> tuple[nn.Module, float]:
     from deploykit.load.datasets import open_data
     from deploykit.load.recipe import load_recipe
 
-    changes = {"epochs": job.budget.epochs, "seed": job.seed}
+    changes = {
+        "epochs": job.budget.epochs,
+        "batch_size": job.budget.batch_size,
+        "seed": job.seed,
+    }
     options = train_options(load_recipe(MODELS / job.student), changes)
     splits = open_data(job.budget.train), open_data(job.budget.val)
     student = _student(job)

@@ -12,6 +12,7 @@ import click
 from deploykit import __version__
 from deploykit.cli.output import printable
 from deploykit.core.errors import DeploykitError, ExitStatus
+from deploykit.core.processes import is_main
 
 _OF_THE_MACHINE = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EROFS, errno.EIO, errno.EMFILE,
@@ -53,8 +54,9 @@ def report(error: BaseException) -> int:
     message, status = (
         _expected(error) or _of_the_machine(error) or _of_the_caller(error) or _bug(error)
     )
+    whose = "" if is_main() else f" in process {os.environ['RANK']}"
     with suppress(OSError):  # standard error itself may be closed or full
-        click.echo(f"deploykit: error: {printable(message)}", err=True)
+        click.echo(f"deploykit: error{whose}: {printable(message)}", err=True)
     _drop_output()
     return status
 

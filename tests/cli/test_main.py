@@ -279,6 +279,7 @@ def test_of_several_processes_the_first_alone_has_standard_output(
     assert front.main(["schema", "nothing-like-it"]) == 2
     said = capsys.readouterr()
     assert said.out == ""
+    assert said.err.startswith("deploykit: error in process 1: ")
     assert "nothing-like-it" in said.err
 
     monkeypatch.setenv("RANK", "0")
