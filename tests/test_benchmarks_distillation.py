@@ -10,7 +10,7 @@ from benchmarks.distillation_one import ALONE, OURS, PEER, TEACHER, Budget, Made
 from benchmarks.peers import torchdistill_packages
 from benchmarks.peers.torchdistill_one import WAYS
 
-TINY = Budget(1, *(f"fashion-mnist:{part}" for part in ("train[:256]", "val[:50]", "test[:50]")))
+TINY = Budget(1, "fashion-mnist:train[:256]", "fashion-mnist:val[:50]", "fashion-mnist:test[:50]")
 PAIR = Pair("student", "fashion_resnet", TINY)
 TAUGHT = {PAIR.job(TEACHER, 0): Made(940, 1000, 0.0, 0.0)}
 WAY = next(iter(WAYS))
