@@ -8,12 +8,56 @@ Source: Ioffe and Szegedy, ICML 2015 (arXiv:1502.03167), algorithm 1.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _Normalise(torch.autograd.Function):
+    """Torch's own kernels with given moments, and what these add to the gradients.
+
+    With y = w (x - m) / s + b and all N values of a channel, over all processes, in m and s:
+    dx = w / s (dy - sum(dy) / N - (x - m) / s * sum(dy (x - m) / s) / N).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        given: tuple[Tensor, Tensor, float],
+    ) -> Tensor:
+        mean, variance, eps = given
+        ctx.save_for_backward(x, weight, mean, variance)
+        ctx.eps = eps
+        return torch.batch_norm(
+            x, weight, bias, mean, variance, training=False, momentum=0.0, eps=eps,
+            cudnn_enabled=False,
+        )  # fmt: skip
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance = ctx.saved_tensors
+        found, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None,
+            False,  # noqa: FBT003  (not of this process's samples alone; no names in this schema)
+            ctx.eps, [True, True, True],
+        )  # fmt: skip
+        sums = torch.stack([by_bias, by_weight])
+        distributed.all_reduce(sums)
+        level, slope = sums / (distributed.get_world_size() * x.numel() // x.shape[1])
+        scale = torch.rsqrt(variance + ctx.eps)
+        factor = scale if weight is None else weight * scale
+        slope = factor * scale * slope
+        level = factor * level - slope * mean
+        found -= torch.addcmul(_to(x, level), x, _to(x, slope))
+        known = weight is not None
+        return found, by_weight if known else None, by_bias if known else None, None
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -26,18 +70,10 @@ class GlobalBatchNorm(_BatchNorm):
         """Shape [N, C, ...] to the same."""
         if not self.training:
             return super().forward(x)
-        dims = [dim for dim in range(x.dim()) if dim != 1]
-        shape = [-1 if dim == 1 else 1 for dim in range(x.dim())]
-        world = distributed.get_world_size()
-        values = x.float()
-        mean = _mean(values.mean(dims), world)
-        apart = values - mean.reshape(shape)
-        variance = _mean(apart.square().mean(dims), world)
-        self._follow(mean, variance, world * x.numel() // x.shape[1])
-        found = apart * torch.rsqrt(variance + self.eps).reshape(shape)
-        if self.affine:
-            found = found * self.weight.reshape(shape) + self.bias.reshape(shape)
-        return found.to(x.dtype)
+        mean, variance = _moments(x.detach())
+        self._follow(mean, variance, distributed.get_world_size() * x.numel() // x.shape[1])
+        found = _Normalise.apply(x, self.weight, self.bias, (mean, variance, self.eps))  # type: ignore[no-untyped-call]  # torch's own
+        return cast("Tensor", found)
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
@@ -86,5 +122,19 @@ def _global(layer: _BatchNorm) -> GlobalBatchNorm:
     return found.train(layer.training)
 
 
-def _mean(values: Tensor, world: int) -> Tensor:
-    return cast("Tensor", all_reduce(values)) / world  # type: ignore[no-untyped-call]  # torch's own
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel over all processes, float32: one exchange for both.
+
+    Means that are far from zero cancel the difference of squares in float32, not in float64.
+    """
+    own, mean = torch.var_mean(x.float(), [dim for dim in range(x.dim()) if dim != 1], correction=0)
+    middle = mean.double()
+    both = torch.stack([middle, own.double() + middle.square()])
+    distributed.all_reduce(both)
+    middle, square = both / distributed.get_world_size()
+    return middle.float(), (square - middle.square()).clamp_(min=0).float()
+
+
+def _to(x: Tensor, values: Tensor) -> Tensor:
+    """One value a channel, as wide as x."""
+    return values.reshape([-1 if dim == 1 else 1 for dim in range(x.dim())])
