@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Weights: TypeAlias = dict[str, Tensor]
 
 # Raise it when the loop changes in a way that changes results, or what a checkpoint holds.
-_LOOP_VERSION = 3
+_LOOP_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 Loader: TypeAlias = "DataLoader[tuple[Tensor, ...]]"
 
-_EVAL_BATCH = 512
+_MOST_JUDGED = 512
+"""So many at once, and never more than a step learns from, so that judging takes no more memory."""
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -96,7 +97,8 @@ class Run:
         accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[unused])
         processes, process = accelerator.num_processes, accelerator.process_index
         samples = _samples(data, options, processes)
-        check_room(need, _largest_part(options, processes), options, accelerator.device, processes)
+        part = _largest_part(options, processes)
+        check_room(need, part, options, accelerator.device, processes)
         net = deepcopy(module).to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's stubs
         learning = Learning(net, loss, task)
         if processes > 1:
@@ -108,7 +110,7 @@ class Run:
             len(samples), options.batch_size, options.seed, processes=processes, process=process
         )
         pinned = accelerator.device.type == "cuda"
-        judged = InOrder(len(val), _EVAL_BATCH, processes=processes, process=process)
+        judged = InOrder(len(val), min(part, _MOST_JUDGED), processes=processes, process=process)
         return cls(
             accelerator=accelerator,
             learning=accelerator.prepare_model(learning),
