@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from deploykit.cli.asked import Asked, asks
 from deploykit.cli.fields import Said, given_of, options_of
-from deploykit.cli.output import json_option, print_json, progress, quiet_option
+from deploykit.cli.output import print_json, progress
 from deploykit.compress.prune.options import (
     AUTO,
     BLOCK_CRITERIA,
@@ -76,38 +76,14 @@ _TUNING = {
 
 
 @click.command("prune", epilog=_EXAMPLES)
-@click.argument("source")
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="[default: build/NAME-pruned]"
+@asks(
+    "pruned",
+    "Data to fine-tune on.",
+    options_of(PruneOptions, _PRUNING),
+    options_of(PruneLoop, _LOOP),
+    options_of(TrainOptions, _TUNING),
 )
-@click.option("--weights", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file.")
-@click.option("--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".')
-@options_of(PruneOptions, _PRUNING)
-@options_of(PruneLoop, _LOOP)
-@options_of(TrainOptions, _TUNING)
-@click.option("--train", default="", help="Data to fine-tune on.")
-@click.option("--val", default="", help="Data that drives every choice.")
-@click.option("--eval", "evaluation", default="", help="Data that only reports.")
-@click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable.")
-@click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
-@click.option("--overwrite", is_flag=True, help="Replace a pruned network that is there.")
-@json_option
-@quiet_option
-def command(
-    source: str,
-    output: Path | None,
-    weights: Path | None,
-    inputs: tuple[str, ...],
-    train: str,
-    val: str,
-    evaluation: str,
-    metric: str,
-    trust: bool,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    **given: Option,
-) -> None:
+def command(asked: Asked, **given: Option) -> None:
     """Cut channels, heads and layers from SOURCE, and train what is left.
 
     SOURCE is path/net.py:build, package.module:callable, timm:NAME, torchvision:NAME, or a folder
@@ -118,29 +94,25 @@ def command(
     some were refused), report.json (the checks) and recipe.toml. What is slower than SOURCE is
     never handed over: the exit status is then 1.
     """
-    from deploykit.cli.export import named_after
     from deploykit.core.report import Verdict
     from deploykit.flow.prune.prune import run_prune
     from deploykit.flow.prune.request import PruneRequest
-    from deploykit.load.inputs import parse_inputs
-    from deploykit.load.sources import Source
 
-    fallback = named_after(source)
     request = PruneRequest(
-        source=Source(source, weights=weights, inputs=parse_inputs(inputs), trust=trust),
-        out=output or fallback.with_name(f"{fallback.name}-pruned"),
+        source=asked.source,
+        out=asked.out,
         changes=given_of(given, _PRUNING),
         tuning=given_of(given, {**_TUNING, "seed": _PRUNING["seed"]}),
-        train=train,
-        val=val,
-        eval=evaluation,
-        metric=metric,
-        overwrite=overwrite,
+        train=asked.train,
+        val=asked.val,
+        eval=asked.eval,
+        metric=asked.metric,
+        overwrite=asked.overwrite,
         **given_of(given, _LOOP),  # type: ignore[arg-type]  # of the fields' own types
     )
-    with progress(quiet or as_json) as tell:
+    with progress(asked.still) as tell:
         result = run_prune(request, tell)
-    if as_json:
+    if asked.as_json:
         from deploykit.flow.prune.record import PRUNING
 
         print_json(result.pruning, PRUNING)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from deploykit.cli.asked import Asked, asks
 from deploykit.cli.fields import Said, given_of, options_of
-from deploykit.cli.output import json_option, print_json, progress, quiet_option
+from deploykit.cli.output import print_json, progress
 from deploykit.compress.separable.options import SeparableOptions
 from deploykit.flow.separable.loop import PRECISIONS, SeparableLoop
 from deploykit.train.options import TrainOptions
@@ -52,38 +52,14 @@ _TUNING = {
 
 
 @click.command("separable", epilog=_EXAMPLES)
-@click.argument("source")
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path), help="[default: build/NAME-separable]"
+@asks(
+    "separable",
+    "Data to fit kernels to and to train on.",
+    options_of(SeparableOptions, _SPLITTING),
+    options_of(SeparableLoop, _LOOP),
+    options_of(TrainOptions, _TUNING),
 )
-@click.option("--weights", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file.")
-@click.option("--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".')
-@options_of(SeparableOptions, _SPLITTING)
-@options_of(SeparableLoop, _LOOP)
-@options_of(TrainOptions, _TUNING)
-@click.option("--train", default="", help="Data to fit kernels to and to train on.")
-@click.option("--val", default="", help="Data that drives every choice.")
-@click.option("--eval", "evaluation", default="", help="Data that only reports.")
-@click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable.")
-@click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code.")
-@click.option("--overwrite", is_flag=True, help="Replace a separable network that is there.")
-@json_option
-@quiet_option
-def command(
-    source: str,
-    output: Path | None,
-    weights: Path | None,
-    inputs: tuple[str, ...],
-    train: str,
-    val: str,
-    evaluation: str,
-    metric: str,
-    trust: bool,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    **given: Option,
-) -> None:
+def command(asked: Asked, **given: Option) -> None:
     """Split convolutions of SOURCE into depthwise and pointwise ones, and train what is left.
 
     SOURCE is path/net.py:build, package.module:callable, timm:NAME, torchvision:NAME, or a folder
@@ -96,28 +72,24 @@ def command(
     whole), report.json (the checks) and recipe.toml. Where no layer gets faster, or the whole does
     not, nothing is written and the exit status is 1.
     """
-    from deploykit.cli.export import named_after
     from deploykit.flow.separable.request import SeparableRequest
     from deploykit.flow.separable.separable import run_separable
-    from deploykit.load.inputs import parse_inputs
-    from deploykit.load.sources import Source
 
-    fallback = named_after(source)
     request = SeparableRequest(
-        source=Source(source, weights=weights, inputs=parse_inputs(inputs), trust=trust),
-        out=output or fallback.with_name(f"{fallback.name}-separable"),
+        source=asked.source,
+        out=asked.out,
         changes=given_of(given, _SPLITTING),
         tuning=given_of(given, {**_TUNING, "seed": _SPLITTING["seed"]}),
-        train=train,
-        val=val,
-        eval=evaluation,
-        metric=metric,
-        overwrite=overwrite,
+        train=asked.train,
+        val=asked.val,
+        eval=asked.eval,
+        metric=asked.metric,
+        overwrite=asked.overwrite,
         **given_of(given, _LOOP),  # type: ignore[arg-type]  # of the fields' own types
     )
-    with progress(quiet or as_json) as tell:
+    with progress(asked.still) as tell:
         result = run_separable(request, tell)
-    if as_json:
+    if asked.as_json:
         from deploykit.flow.separable.record import SEPARABLE
 
         print_json(result.separable, SEPARABLE)
