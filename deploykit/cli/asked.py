@@ -61,28 +61,7 @@ def asks(made: str, train: str, *between: Options) -> Callable[[Command], Functi
         train: what `--train` is for: a sentence.
         between: decorators that add the command's own options, in this order.
     """
-    before: tuple[Options, ...] = (
-        click.argument("source"),
-        click.option(
-            "--output", "-o", type=click.Path(path_type=Path), help=f"[default: build/NAME-{made}]"
-        ),
-        click.option(
-            "--weights", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file."
-        ),
-        click.option(
-            "--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".'
-        ),
-    )
-    after: tuple[Options, ...] = (
-        click.option("--train", default="", help=train),
-        click.option("--val", default="", help="Data that drives every choice."),
-        click.option("--eval", "evaluation", default="", help="Data that only reports."),
-        click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable."),
-        click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code."),
-        click.option("--overwrite", is_flag=True, help=f"Replace a {made} network that is there."),
-        json_option,
-        quiet_option,
-    )
+    before, after = _before(made), _after(made, train)
 
     def add(command: Command) -> Function:
         @wraps(command)
@@ -125,3 +104,31 @@ def asks(made: str, train: str, *between: Options) -> Callable[[Command], Functi
         return function
 
     return add
+
+
+def _before(made: str) -> tuple[Options, ...]:
+    return (
+        click.argument("source"),
+        click.option(
+            "--output", "-o", type=click.Path(path_type=Path), help=f"[default: build/NAME-{made}]"
+        ),
+        click.option(
+            "--weights", type=click.Path(path_type=Path), help=".safetensors, .pt or .pth file."
+        ),
+        click.option(
+            "--input", "inputs", multiple=True, help='Such as "x=N[1..64]x3x224x224:float32".'
+        ),
+    )
+
+
+def _after(made: str, train: str) -> tuple[Options, ...]:
+    return (
+        click.option("--train", default="", help=train),
+        click.option("--val", default="", help="Data that drives every choice."),
+        click.option("--eval", "evaluation", default="", help="Data that only reports."),
+        click.option("--metric", default="", help="top-1, top-5, tokens, mae or module:callable."),
+        click.option("--trust", is_flag=True, help="Load a .pt2 file, which can run code."),
+        click.option("--overwrite", is_flag=True, help=f"Replace a {made} network that is there."),
+        json_option,
+        quiet_option,
+    )
