@@ -21,6 +21,7 @@ from benchmarks.packages import ROOT
 if TYPE_CHECKING:
     from torch import nn
 
+    from deploykit.core.types import Option
     from deploykit.load.data import Data
     from deploykit.train.options import TrainOptions
 
@@ -38,6 +39,7 @@ class Budget:
         val: data that chooses the epoch.
         test: data that only reports.
         batch_size: samples a step.
+        learning_rate: the highest; 0 is the recipe's.
     """
 
     epochs: int
@@ -45,6 +47,7 @@ class Budget:
     val: str = "fashion-mnist:val[::5]"
     test: str = "fashion-mnist:test"
     batch_size: int = 128
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Job:
         student: a folder of models/, whose recipe trains it.
         teacher: likewise.
         tool: who teaches: `OURS`, `PEER`, `ALONE`, or `TEACHER`: the teacher itself is judged.
-        seed: of the initial weights, the order of the samples and their augmentation.
+        seed: of the initial weights, the order of the samples and their augmentation. A student
+            that its folder's plan makes of the teacher has no initial weights.
         budget: of the training.
         way: of the peer; of ours, options as "weight=0.5 temperature=4", "" for its own.
     """
@@ -109,12 +113,15 @@ def _trained(job: Job) -> tuple[nn.Module, float]:
     from deploykit.load.datasets import open_data
     from deploykit.load.recipe import load_recipe
 
-    changes = {
+    changes: dict[str, Option] = {
         "epochs": job.budget.epochs,
         "batch_size": job.budget.batch_size,
         "seed": job.seed,
     }
-    options = train_options(load_recipe(MODELS / job.student), changes)
+    if job.budget.learning_rate:
+        changes["learning_rate"] = job.budget.learning_rate
+    learner = job.teacher if _plan(job).is_file() else job.student  # whose recipe says how
+    options = train_options(load_recipe(MODELS / learner), changes)
     splits = open_data(job.budget.train), open_data(job.budget.val)
     student = _student(job)
     if job.tool == PEER:
@@ -144,13 +151,20 @@ def _ours(
 
 
 def _student(job: Job) -> nn.Module:
-    """With the initial weights of the seed, as `deploykit train` has them."""
+    """With the initial weights of the seed, as `deploykit train` has them, or split as planned."""
+    from deploykit.compress.separable.plan import SeparablePlan
+    from deploykit.flow.plans import read_plan
+    from deploykit.flow.rebuild import load_model, separated
     from deploykit.load.inputs import parse_inputs
     from deploykit.load.modules import load_source
     from deploykit.load.recipe import load_recipe
     from deploykit.load.sources import Source
     from deploykit.nets.seeding import initial_weights
 
+    if _plan(job).is_file():
+        plan = read_plan(_plan(job))
+        assert isinstance(plan, SeparablePlan)
+        return separated(load_model(Source(str(MODELS / job.teacher))), plan).module.train()
     recipe = load_recipe(MODELS / job.student)
     net = recipe.source
     source = Source(
@@ -158,6 +172,11 @@ def _student(job: Job) -> nn.Module:
     )
     with initial_weights(job.seed):
         return load_source(source).module
+
+
+def _plan(job: Job) -> Path:
+    """What makes a student of the teacher, where there is one."""
+    return MODELS / job.student / "plan.json"
 
 
 def _teacher(job: Job) -> nn.Module:
