@@ -47,6 +47,7 @@ _SEEDS = (0, 1, 2, 3, 4)
 _CHOOSING_SEED = 10  # none of those that are reported
 _FULL_S = 38 * 60.0  # what then is not reached is asked by the next run
 _AT_ONCE = 2
+_DECIDING = ("net.py", "plan.json", "recipe.toml")
 _CONFIDENCE = 0.95
 _POINTS = 100.0
 
@@ -229,8 +230,8 @@ def _weights(pair: Pair) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """What decides a network: its code and its recipe."""
-    return [folder / "net.py", folder / "recipe.toml"]
+    """What decides a network: its code or its plan, and its recipe."""
+    return [path for name in _DECIDING if (path := folder / name).is_file()]
 
 
 def _code(room: str) -> list[Path]:

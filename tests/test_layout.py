@@ -30,6 +30,7 @@ NEED_TORCH = {
     "deploykit.compress.distill.relations",
     "deploykit.compress.distill.soft_targets",
     "deploykit.compress.distill.teachers",
+    "deploykit.compress.exits.network",
     "deploykit.compress.separable.fit",
     "deploykit.compress.separable.moments",
     "deploykit.compress.separable.refit",
