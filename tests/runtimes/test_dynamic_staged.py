@@ -64,7 +64,7 @@ def _run(record: Stages, count: int = 37) -> tuple[_Net, NDArray[np.float64], An
     net = _Net()
     x = np.random.default_rng(1).normal(size=(count, 6))
     stages = [lambda feeds, number=number: net.stage(number, feeds) for number in range(3)]
-    return net, x, run_stages(record, stages, {"x": x})  # type: ignore[arg-type]
+    return net, x, run_stages(record, stages, {"x": x})
 
 
 def test_every_sample_gets_the_logits_of_the_first_exit_that_is_sure() -> None:
