@@ -1,0 +1,72 @@
+"""Stages on disk, opened in a runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deploykit.core.errors import BadInputError
+from deploykit.runtimes.dynamic.staged import Answer, run_stages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from deploykit.core.measurement import Target
+    from deploykit.runtimes.base import Array, Runtime, Session
+    from deploykit.runtimes.dynamic.record import Stages
+    from deploykit.runtimes.dynamic.staged import RunStage
+
+
+class OpenStages:
+    """Stages that can run.
+
+    Args:
+        record: how they belong together.
+        folder: where their files are.
+        runtime: that runs ONNX files.
+        target: for it.
+
+    Raises:
+        BadInputError: a file is missing, or is not the stage that the record describes.
+    """
+
+    def __init__(self, record: Stages, folder: Path, runtime: Runtime, target: Target) -> None:
+        from deploykit.load.artifacts import load_artifact
+
+        self.record = record
+        self.sessions: list[Session] = []
+        for stage in record.stages:
+            path = folder / stage.file
+            if not path.is_file():
+                raise BadInputError(f"stage file {stage.file} is missing in {folder}: export again")
+            self.sessions.append(runtime.open(load_artifact(path), target))
+        for stage, session in zip(record.stages, self.sessions, strict=True):
+            _check(stage.file, {one.name for one in stage.takes}, {x.name for x in session.inputs})
+            gives = {stage.exit, *(one.name for one in stage.gives)}
+            _check(stage.file, gives, {x.name for x in session.outputs})
+        self.inputs = self.sessions[0].inputs
+        self._run = [_call(session) for session in self.sessions]
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Answer:
+        """One batch."""
+        return run_stages(self.record, self._run, feeds)
+
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], Answer]:
+        """The call that runs the stages on these host arrays."""
+        return lambda: run_stages(self.record, self._run, feeds)
+
+    def close(self) -> None:
+        """Drop all sessions."""
+        for session in self.sessions:
+            session.close()
+
+
+def _call(session: Session) -> RunStage:
+    names = [spec.name for spec in session.outputs]
+    return lambda feeds: dict(zip(names, session.bind(feeds)(), strict=True))
+
+
+def _check(file: str, recorded: set[str], found: set[str]) -> None:
+    if recorded != found:
+        odd = ", ".join(sorted(recorded ^ found))
+        raise BadInputError(f"{file} is not the stage that its record describes: {odd}")
