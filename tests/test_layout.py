@@ -30,6 +30,8 @@ NEED_TORCH = {
     "deploykit.compress.distill.relations",
     "deploykit.compress.distill.soft_targets",
     "deploykit.compress.distill.teachers",
+    "deploykit.compress.exits.heads",
+    "deploykit.compress.exits.loss",
     "deploykit.compress.exits.network",
     "deploykit.compress.separable.fit",
     "deploykit.compress.separable.moments",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from deploykit.cli.distill import command as distill
+from deploykit.cli.exits import command as exits
 from deploykit.cli.prune import command as prune
 from deploykit.cli.separable import command as separable
 
@@ -17,3 +18,4 @@ def command() -> None:
 command.add_command(prune)
 command.add_command(distill)
 command.add_command(separable)
+command.add_command(exits)

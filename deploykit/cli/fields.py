@@ -56,6 +56,10 @@ def given_of(given: Mapping[str, Option], said: Mapping[str, Said]) -> dict[str,
     return {name: given[name] for name in said if given[name] not in {None, ()}}
 
 
+def _words(default: object) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else f"{default}"
+
+
 def _option(
     kind: type, name: str, said: Said
 ) -> Callable[[click.decorators.FC], click.decorators.FC]:
@@ -66,10 +70,12 @@ def _option(
         negative = default is True
         spelt = (f"--no-{flag[2:]}", name) if negative else (flag, name)
         return click.option(*spelt, flag_value=not negative, default=None, help=said.text)
-    words = said.default or ("" if default in {MISSING, None, "", ()} else f"{default}")
+    words = said.default or ("" if default in {MISSING, None, "", ()} else _words(default))
     text = f"{said.text}  [default: {words}]" if words else said.text
     if hint == tuple[str, ...]:
         return click.option(flag, name, multiple=True, help=text)
+    if hint == tuple[float, ...]:
+        return click.option(flag, name, type=float, multiple=True, help=text)
     plain = next((part for part in get_args(hint) if part is not type(None)), hint)
     kept = click.Choice(said.choices) if said.choices else plain
     return click.option(flag, name, type=kept, help=text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REPORT_NAME = "report.json"
 PRUNING_NAME, DISTILLATION_NAME = "pruning.json", "distillation.json"
 SEPARABLE_NAME = "separable.json"
+EXITS_NAME, STAGES_NAME = "exits.json", "stages.json"
 PLAN_NAME, WEIGHTS_NAME = "plan.json", "weights.safetensors"
 """What a source that was made has."""
 PLAN_NAMES = (PLAN_NAME, *(f"plan-{number}.json" for number in range(2, 10)))
@@ -56,7 +57,7 @@ def _check_free(out: Path, *, overwrite: bool, ours: frozenset[str]) -> None:
         raise BadInputError(f"{out} is where you are, and cannot be replaced: give a new --output")
     names = {path.name for path in out.iterdir()}
     # Without its record a model.onnx is somebody else's: ours are never without.
-    known = ours & {RECORD_NAME, PRUNING_NAME, DISTILLATION_NAME, SEPARABLE_NAME}
+    known = ours & {RECORD_NAME, PRUNING_NAME, DISTILLATION_NAME, SEPARABLE_NAME, EXITS_NAME}
     strange = sorted(names - ours if names & known else names)
     if strange:
         raise BadInputError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
+from deploykit.compress.exits.plan import EXITS_PLAN, ExitsPlan
 from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.compress.separable.plan import SEPARABLE_PLAN, SeparablePlan
 from deploykit.core import records
@@ -19,11 +20,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-AnyPlan: TypeAlias = "Plan | SeparablePlan"
+    from deploykit.load.sources import Source
+
+AnyPlan: TypeAlias = "Plan | SeparablePlan | ExitsPlan"
+
+
+_SCHEMAS = {Plan: PLAN, SeparablePlan: SEPARABLE_PLAN, ExitsPlan: EXITS_PLAN}
+
+
+def check_no_exits(source: Source, what: str) -> None:
+    """Refuse a network with exits for what works on networks without.
+
+    Args:
+        source: resolved.
+        what: is refused, such as "pruning".
+
+    Raises:
+        BadInputError: its last plan adds exits.
+    """
+    if source.plans and isinstance(read_plan(source.plans[-1]), ExitsPlan):
+        raise BadInputError(
+            f"{source.text} has exits, and {what} comes before them: start from the network that "
+            "they were added to"
+        )
 
 
 def read_plan(path: Path) -> AnyPlan:
-    """One plan, of either kind; what it says of itself decides.
+    """One plan, of any kind; what it says of itself decides.
 
     Raises:
         BadInputError: not a plan, damaged, or of another major version.
@@ -31,6 +54,8 @@ def read_plan(path: Path) -> AnyPlan:
     raw = records.parse_object(records.read_bytes(path), str(path))
     if raw.get("schema") == SEPARABLE_PLAN.name:
         return records.load(path, SeparablePlan, SEPARABLE_PLAN)
+    if raw.get("schema") == EXITS_PLAN.name:
+        return records.load(path, ExitsPlan, EXITS_PLAN)
     return records.load(path, Plan, PLAN)
 
 
@@ -69,6 +94,5 @@ def write_plans(folder: Path, plans: Sequence[AnyPlan]) -> tuple[str, ...]:
         )
     names = PLAN_NAMES[: len(plans)]
     for name, plan in zip(names, plans, strict=True):
-        schema = SEPARABLE_PLAN if isinstance(plan, SeparablePlan) else PLAN
-        records.save(folder / name, plan, schema)
+        records.save(folder / name, plan, _SCHEMAS[type(plan)])
     return names

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from deploykit.compress.exits.plan import ExitsPlan
 from deploykit.compress.separable.plan import SeparablePlan
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
@@ -14,6 +16,9 @@ from deploykit.flow.prune.size import smaller
 from deploykit.load.modules import load_source, state_digest
 from deploykit.load.sources import Source, resolve
 from deploykit.load.weights import fit_weights, read_weights
+
+NET = "net."
+"""What the names of its weights begin with in a network with exits."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,8 +49,9 @@ def load_model(source: Source) -> Model:
     weights = read_weights(source.weights)
     whole = load_source(replace(source, plans=(), weights=None))
     made = whole
+    inner = _of_the_network(weights) if isinstance(plans[-1], ExitsPlan) else weights
     for plan in plans:
-        made = _changed(made, plan, weights)
+        made = _changed(made, plan, inner)
     fit_weights(made.module, weights, source.weights)
     digests = {
         **{path.stem: records.sha256_of(path) for path in source.plans},
@@ -59,10 +65,19 @@ def load_model(source: Source) -> Model:
     return replace(made, history=(first, *others))
 
 
+def _of_the_network(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a network with exits, as the network itself calls its own."""
+    return {
+        name.removeprefix(NET): tensor for name, tensor in weights.items() if name.startswith(NET)
+    }
+
+
 def _changed(model: Model, plan: AnyPlan, weights: Mapping[str, Tensor]) -> Model:
     """One plan further; weights are those of the last one."""
     if isinstance(plan, SeparablePlan):
         return separated(model, plan)
+    if isinstance(plan, ExitsPlan):
+        return with_exits(model, plan)
     _take_indices(model.module, weights)
     return pruned(model, plan)
 
@@ -115,3 +130,26 @@ def separated(model: Model, plan: SeparablePlan) -> Model:
     )
     made = converted(model.module, plan)
     return replace(model, module=made, history=(*model.history, step))
+
+
+def with_exits(model: Model, plan: ExitsPlan, *, seed: int = 0, frozen: bool = False) -> Model:
+    """The network with a head behind each layer of the plan; what was given is copied.
+
+    Args:
+        model: gives logits [N, classes].
+        plan: of it.
+        seed: of the heads' initial weights.
+        frozen: whether only heads learn.
+
+    Raises:
+        BadInputError: a layer of the plan is not there.
+    """
+    from deploykit.compress.exits.network import MultiExit
+
+    step = Step(
+        name="exits",
+        options={"at": tuple(head.layer for head in plan.exits)},
+        versions=model.history[-1].versions if model.history else {},
+    )
+    made = MultiExit(deepcopy(model.module), plan, seed=seed, frozen=frozen).eval()
+    return replace(model, module=made, outputs=(), history=(*model.history, step))

@@ -84,6 +84,7 @@ def train(
     folder: Path,
     loss: Loss | None = None,
     loss_key: str = "",
+    task: Task | None = None,
     base: Path | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
@@ -100,6 +101,8 @@ def train(
         loss: what to minimise; `None`: what the labels and the options ask for.
         loss_key: names all that decides the result of `loss`, so that a checkpoint of another
             loss is not gone on with: code has no digest.
+        task: what outputs are judged by; `None`: what the labels and the options ask for. Named
+            in `loss_key` like the loss.
         base: the folder that a `module:callable` in `options.loss` is found from; the working
             directory if `None`.
         progress: told after every step.
@@ -110,7 +113,7 @@ def train(
         EnvironmentFailedError: the checkpoint cannot be written, or a step does not fit the memory.
     """
     _make(folder)
-    task = _task(data, options, base or Path())
+    task = task or _task(data, options, base or Path())
     key = checkpoint.run_key(module, data, val, options, loss_key)
     path = folder / f"train-{key[:16]}.pt"
     done = checkpoint.load(path, key) if path.exists() else None

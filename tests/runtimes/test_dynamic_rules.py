@@ -69,7 +69,7 @@ def test_saturated_and_huge_logits_stay_numbers() -> None:
         ("confidence", 90, "from 0 to 1, not 90"),
         ("margin", -0.1, "from 0 to 1, not -0.1"),
         ("entropy", float("nan"), "from 0 to 1, not nan"),
-        ("patience", 1, "2 or more, not 1"),
+        ("patience", 0, "1 or more, not 0"),
         ("patience", 2.5, "whole number"),
         ("confidense", 0.9, "did you mean"),
     ],

@@ -58,6 +58,8 @@ def _head(name: str, seen: Seen, logits: Tensor, kind: str) -> ExitHead:
     (found,) = seen.calls
     if not found.is_floating_point():
         raise BadInputError(f"layer {name!r} gives {found.dtype}, and an exit reads floats")
+    if found.shape == logits.shape and torch.equal(found, logits):
+        raise BadInputError(f"layer {name!r} is the network's own end: take one before it")
     if len(found) != len(logits):
         raise BadInputError(
             f"layer {name!r} gives {list(found.shape)} for {len(logits)} samples: an exit needs "

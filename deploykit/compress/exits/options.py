@@ -21,8 +21,8 @@ class ExitsOptions:
         exits: how many are placed then, the network's own end not counted.
         head: "pool" (mean and linear), "conv" (a separable convolution before), or "auto": "conv"
             where there are many places yet, "pool" elsewhere.
-        weights: what the loss of each exit counts, the whole network's being 1; one for all, or
-            one each.
+        exit_weights: what the loss of each exit counts, the whole network's being 1; one for all,
+            or one each.
         distill: share of the whole network's softened outputs in what an exit learns, beside the
             labels; 0 to 1. Its gradient stops at the whole network (Phuong and Lampert,
             "Distillation-Based Training for Multi-Exit Architectures", ICCV 2019).
@@ -34,7 +34,7 @@ class ExitsOptions:
     at: tuple[str, ...] = ()
     exits: int = 2
     head: str = AUTO
-    weights: tuple[float, ...] = (1.0,)
+    exit_weights: tuple[float, ...] = (1.0,)
     distill: float = 0.5
     temperature: float = 3.0
     frozen: bool = False
@@ -50,12 +50,12 @@ class ExitsOptions:
             if self.at.count(name) > 1:
                 raise BadInputError(f"layer {name!r} is named twice: an exit each is enough")
         count = len(self.at) or self.exits
-        if len(self.weights) not in {1, count}:
+        if len(self.exit_weights) not in {1, count}:
             raise BadInputError(
-                f"weights has {len(self.weights)} numbers for {count} exits: give one for all, or "
-                "one for each"
+                f"exit_weights has {len(self.exit_weights)} numbers for {count} exits: give "
+                "one for all, or one for each"
             )
-        for weight in self.weights:
+        for weight in self.exit_weights:
             if not (isfinite(weight) and weight > 0):
                 raise BadInputError(f"an exit's weight must be above 0, not {weight:g}")
         if not 0 <= self.distill <= 1:
@@ -69,4 +69,4 @@ class ExitsOptions:
 
     def weight_of(self, number: int) -> float:
         """Of one exit, counted from 0."""
-        return self.weights[number if len(self.weights) > 1 else 0]
+        return self.exit_weights[number if len(self.exit_weights) > 1 else 0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from deploykit.compress.prune.plan import Plan
+from deploykit.compress.separable.plan import SeparablePlan
 from deploykit.core.errors import BadInputError
 from deploykit.flow.distill.record import Smaller
 from deploykit.flow.plans import followed_by, read_plans
@@ -178,9 +179,11 @@ def _initial(
             known = None if tensor.is_floating_point() else learnt.get(name)
             if known is not None and known.shape == tensor.shape:
                 tensor.copy_(known)
-        if not isinstance(plan, Plan):
+        if isinstance(plan, SeparablePlan):
             model = separated(model, plan)
             continue
+        if not isinstance(plan, Plan):
+            raise BadInputError("a network with exits has no smaller copy: take the one without")
         model = pruned(model, plan)
         fresh = fresh_state(before, plan)
         state = model.module.state_dict()

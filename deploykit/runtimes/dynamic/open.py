@@ -45,15 +45,15 @@ class OpenStages:
             gives = {stage.exit, *(one.name for one in stage.gives)}
             _check(stage.file, gives, {x.name for x in session.outputs})
         self.inputs = self.sessions[0].inputs
-        self._run = [_call(session) for session in self.sessions]
+        self.run = [_call(session) for session in self.sessions]
 
     def __call__(self, feeds: Mapping[str, Array]) -> Answer:
         """One batch."""
-        return run_stages(self.record, self._run, feeds)
+        return run_stages(self.record, self.run, feeds)
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], Answer]:
         """The call that runs the stages on these host arrays."""
-        return lambda: run_stages(self.record, self._run, feeds)
+        return lambda: run_stages(self.record, self.run, feeds)
 
     def close(self) -> None:
         """Drop all sessions."""

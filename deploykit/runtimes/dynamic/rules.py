@@ -32,7 +32,7 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 CONFIDENCE, MARGIN, ENTROPY, PATIENCE = "confidence", "margin", "entropy", "patience"
 RULES = (CONFIDENCE, MARGIN, ENTROPY, PATIENCE)
-_FEWEST_AGREEING = 2
+_FEWEST_AGREEING = 1
 
 
 def check_threshold(rule: str, threshold: float) -> None:
