@@ -28,6 +28,11 @@ AnyPlan: TypeAlias = "Plan | SeparablePlan | ExitsPlan"
 _SCHEMAS = {Plan: PLAN, SeparablePlan: SEPARABLE_PLAN, ExitsPlan: EXITS_PLAN}
 
 
+def has_exits(source: Source) -> bool:
+    """Whether the last plan of a resolved source adds exits."""
+    return bool(source.plans) and isinstance(read_plan(source.plans[-1]), ExitsPlan)
+
+
 def check_no_exits(source: Source, what: str) -> None:
     """Refuse a network with exits for what works on networks without.
 
@@ -38,7 +43,7 @@ def check_no_exits(source: Source, what: str) -> None:
     Raises:
         BadInputError: its last plan adds exits.
     """
-    if source.plans and isinstance(read_plan(source.plans[-1]), ExitsPlan):
+    if has_exits(source):
         raise BadInputError(
             f"{source.text} has exits, and {what} comes before them: start from the network that "
             "they were added to"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from deploykit.runtimes.dynamic.record import Stages
     from deploykit.runtimes.dynamic.staged import RunStage
 
+    RunBatch = Callable[[Mapping[str, Array]], Answer]
+
 
 class OpenStages:
     """Stages that can run.
@@ -50,6 +52,10 @@ class OpenStages:
     def __call__(self, feeds: Mapping[str, Array]) -> Answer:
         """One batch."""
         return run_stages(self.record, self.run, feeds)
+
+    def following(self, record: Stages) -> RunBatch:
+        """The same stages by other thresholds, rules and temperatures."""
+        return lambda feeds: run_stages(record, self.run, feeds)
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], Answer]:
         """The call that runs the stages on these host arrays."""

@@ -1,0 +1,156 @@
+"""Adding exits, end to end, on networks that train in seconds."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+import torch
+
+from deploykit.core import records
+from deploykit.core.errors import BadInputError
+from deploykit.flow.exits.cost import Costs
+from deploykit.flow.exits.exits import ExitsResult, run_exits
+from deploykit.flow.exits.loop import ExitsLoop, parse_latency
+from deploykit.flow.exits.place import nearest_to_even
+from deploykit.flow.exits.record import EXITS, Exits
+from deploykit.flow.exits.request import ExitsRequest
+from deploykit.flow.exits.said import Said
+from deploykit.flow.exits.solve import solve
+from deploykit.flow.prune.tune import judged
+from deploykit.flow.rebuild import load_model
+from deploykit.load.datasets import open_data
+from deploykit.load.inputs import parse_inputs
+from deploykit.load.modules import state_digest
+from deploykit.load.sources import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRAIN, VAL = "digits:train[:128]", "digits:val[:60]"
+INPUT = "x=N[1..8]x1x8x8"
+TUNING = {"epochs": 2, "batch_size": 32, "learning_rate": 0.05}
+
+
+class Add(Protocol):
+    def __call__(self, out: str = "exits", **asked: Any) -> ExitsResult: ...
+
+
+@pytest.fixture
+def add(nets: Path) -> Add:
+    return partial(_add, nets)
+
+
+def _add(nets: Path, out: str = "exits", **asked: Any) -> ExitsResult:
+    plain: dict[str, Any] = {
+        "source": Source(f"{nets}/net.py:build", inputs=parse_inputs([INPUT])),
+        "changes": {"at": ("conv1",)},
+        "train": TRAIN,
+        "val": VAL,
+        "tuning": TUNING,
+        **asked,
+    }
+    return run_exits(ExitsRequest(plain.pop("source"), nets / out, **plain))
+
+
+def test_what_is_handed_over_is_what_was_judged(add: Add) -> None:
+    result = add(max_drop=100.0)
+    assert {path.name for path in result.folder.iterdir()} == {
+        "plan.json", "recipe.toml", "report.json", "exits.json", "weights.safetensors",
+    }  # fmt: skip
+    found = records.load(result.folder / "exits.json", Exits, EXITS)
+    assert found == result.exits
+    assert found.met
+    assert [(row.name, row.layer) for row in found.rows] == [("exit1", "conv1"), ("output", "")]
+    assert np.isclose(sum(row.share for row in found.rows), 1)
+    assert found.rows[0].cost_ns > 0
+    model = load_model(Source(str(result.folder)))
+    assert [step.name for step in model.history] == ["load", "exits"]
+    assert result.report.artifact_digest == state_digest(model.module)
+    # The network's own end is the first output, so that whoever looks at one looks at that.
+    val = open_data(VAL)
+    accuracy = judged(model, val, "", lambda *_: None).value
+    assert np.isclose(accuracy, found.rows[-1].accuracy)
+
+
+def test_a_frozen_network_keeps_its_weights_and_answers(add: Add, nets: Path) -> None:
+    result = add(changes={"at": ("conv1", "conv2"), "frozen": True}, max_drop=100.0)
+    before = load_model(Source(f"{nets}/net.py:build", inputs=parse_inputs([INPUT]))).module
+    after = load_model(Source(str(result.folder))).module
+    x = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(before(x), after(x)["output"])
+    assert np.isclose(result.exits.rows[-1].accuracy, result.exits.given_accuracy)
+
+
+def test_a_target_that_cannot_be_met_leaves_the_nearest_and_says_so(add: Add) -> None:
+    result = add(latency="1ns")
+    assert not result.exits.met
+    assert not result.report.passed
+    assert result.exits.cost_ns == pytest.approx(min(row.cost_ns for row in result.exits.rows))
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"changes": {"at": ("conv9",)}}, "no layer 'conv9'; did you mean 'conv"),
+        ({"changes": {"at": ("conv1",), "heads": 1}}, "unknown key 'heads'; did you mean 'head"),
+        ({"train": ""}, "add --train DATA"),
+        ({"val": ""}, "add --val DATA"),
+        ({"rule": "sure"}, "no exit rule 'sure'"),
+        ({"max_drop": -1.0}, "0 points or more, not -1"),
+        ({"max_drop": 1.0, "latency": "5ms"}, "give one of the two"),
+        ({"latency": "5"}, "no time"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    add: Add, nets: Path, asked: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(BadInputError) as caught:
+        add(**asked)
+    assert text in str(caught.value)
+    assert not (nets / "exits").exists()
+
+
+def test_exits_are_not_added_twice(add: Add) -> None:
+    first = add()
+    with pytest.raises(BadInputError, match="has exits"):
+        add("again", source=Source(str(first.folder)))
+
+
+def test_times_and_shares_of_it() -> None:
+    assert parse_latency("5ms") == (5e6, False)
+    assert parse_latency("800us") == (8e5, False)
+    assert parse_latency("0.5x") == (0.5, True)
+
+
+def test_places_are_spread_evenly_over_the_time() -> None:
+    names = ("a", "b", "c", "d", "e")
+    assert nearest_to_even(names, (0.1, 0.3, 0.35, 0.6, 0.9), 2) == ("c", "d")
+    assert nearest_to_even(names, (0.1, 0.2, 0.25, 0.3, 0.34), 2) == ("d", "e")
+    assert nearest_to_even(names, (0.01, 0.5, 0.98, 0.99, 1.0), 1) == ("b",)
+    assert nearest_to_even(names, (0.9, 0.91, 0.92, 0.93, 0.94), 5) == names
+
+
+@pytest.mark.parametrize("rule", ["confidence", "margin", "entropy", "patience"])
+def test_thresholds_do_what_the_curve_says(rule: str) -> None:
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 5, 400)
+    hints = np.eye(5)[labels]
+    logits = np.stack([draw.normal(size=(400, 5)) + k * hints for k in (1.5, 3.0, 5.0)])
+    said = Said("made", ("exit1", "exit2", "output"), logits, labels)
+    costs = Costs((1.0, 2.0, 4.0), 3.8)
+    loop = ExitsLoop(rule=rule, max_drop=1.0)
+    given = float(said.right[-1].mean())
+    found = solve(said, costs, loop, given, ("a", "b"))
+    assert found.met
+    assert found.accuracy >= given - 0.01 - 1e-12
+    assert found.cost_ns < 4.0
+    assert found.cost_ns == pytest.approx(sum(row.share * row.cost_ns for row in found.rows))
+    costs_of = [point.cost_ns for point in found.curve]
+    accuracies = [point.accuracy for point in found.curve]
+    assert costs_of == sorted(costs_of)
+    assert accuracies == sorted(accuracies)
+    assert found.rows[0].error_after <= found.rows[0].error_before + 0.02
