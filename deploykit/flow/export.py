@@ -22,6 +22,7 @@ from deploykit.flow.accuracy import accuracy_checks
 from deploykit.flow.adopt import adopt_verified
 from deploykit.flow.cache import FOLDER_NAME, Cache, key_of
 from deploykit.flow.derived import moved
+from deploykit.flow.exits.deliver import add_stages, exits_of, stage_checks
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
 from deploykit.flow.lower import LOWER_FILES, Lowering, joined, read_record, read_report
 from deploykit.flow.precision import COMMAND, FLOAT, INT8, STAGE, lower_of
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
 
     from torch.export import ExportedProgram
 
+    from deploykit.core.report import Check
     from deploykit.core.types import Model
+    from deploykit.flow.exits.record import Exits
     from deploykit.flow.half.record import Half
     from deploykit.flow.precision import Lower
     from deploykit.flow.quantize.record import Quantization
@@ -171,22 +174,28 @@ def _export_float(
     options = options_from(table, ExportOptions, "[export]")
     splits = open_splits(request.val, request.eval, recipe)
     progress("loading the network", None)
-    model = _load(request.source, recipe, splits, progress)
+    model, exits = _load(request.source, recipe, splits, progress)
+    if exits is not None:  # stages share one file of weights
+        options = replace(options, external_data=True)
     for data in splits.named.values():  # data that does not fit is told before the long work
         real_feeds(model.inputs, parity_sizes(model.inputs)[0], data)
-    work = _Work(request, options, model, splits, progress)
+    work = _Work(request, options, model, splits, progress, exits)
     return work.plain() if recipe is None else work.cached(recipe)
 
 
-def _load(source: Source, recipe: Recipe | None, splits: Splits, progress: Progress) -> Model:
+def _load(
+    source: Source, recipe: Recipe | None, splits: Splits, progress: Progress
+) -> tuple[Model, Exits | None]:
+    """The network, and what was found of its exits where it has some."""
     if recipe is not None:
         whole = with_weights(resolve(source), recipe, progress)
         source = staged(recipe, source, progress) if recipe.stages else whole
-    model = load_model(source)
+    source = resolve(source)
+    model, exits = load_model(source), exits_of(source)
     if splits.inputs is None:
-        return model
+        return model, exits
     io = Io(model.io.task, splits.inputs.labels, splits.inputs.preprocessing)
-    return replace(model, io=io)
+    return replace(model, io=io), exits
 
 
 def _export_onnx(request: ExportRequest, progress: Progress) -> ExportResult:
@@ -237,6 +246,7 @@ class _Work:
     model: Model
     splits: Splits
     progress: Progress
+    exits: Exits | None = None
 
     def plain(self) -> ExportResult:
         """Without a cache."""
@@ -276,7 +286,7 @@ class _Work:
         from deploykit.export.torch_to_onnx import versions  # brings torch
 
         step = self.model.history[-1]
-        return key_of(step, "export", versions(), self.options, self.model.io)
+        return key_of(step, "export", versions(), self.options, self.model.io, self.exits)
 
     def _verify_key(self, artifact: OnnxArtifact) -> str:
         import onnxruntime
@@ -295,7 +305,11 @@ class _Work:
         from deploykit.export.torch_to_onnx import export_model  # brings torch
 
         self.progress("exporting to ONNX", None)
-        return export_model(self.model, folder, self.options).program
+        made = export_model(self.model, folder, self.options)
+        if self.exits is not None:
+            self.progress("cutting the graph into stages", None)
+            add_stages(made.artifact, folder, self.exits)
+        return made.program
 
     def _verify(self, artifact: OnnxArtifact, program: ExportedProgram | None) -> Report:
         from deploykit.load.calls import run_module  # brings torch
@@ -309,6 +323,10 @@ class _Work:
         )
         if result.failure is not None:
             raise CheckFailedError(self._failure_text(result.failure, artifact, program))
+        stages: list[Check] = []
+        if self.exits is not None:
+            self.progress("parity of the stages", None)
+            stages = stage_checks(artifact.folder, reference, self.splits.inputs, limit)
         accuracy = accuracy_checks(
             artifact,
             self.splits,
@@ -316,10 +334,10 @@ class _Work:
             self.progress,
             lambda fed: list(reference(fed).values()),
         )
-        for check in accuracy:
+        for check in (*stages, *accuracy):
             if check.verdict is not Verdict.PASSED:
                 raise CheckFailedError(f"{difference_text(check)}; nothing was written")
-        return Report(artifact.digest, (*result.checks, *accuracy))
+        return Report(artifact.digest, (*result.checks, *stages, *accuracy))
 
     def _failure_text(
         self, failure: Failure, artifact: OnnxArtifact, program: ExportedProgram | None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,7 +15,9 @@ import torch
 
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
+from deploykit.core.measurement import Target
 from deploykit.flow.exits.cost import Costs
+from deploykit.flow.exits.deliver import read_stages
 from deploykit.flow.exits.exits import ExitsResult, run_exits
 from deploykit.flow.exits.loop import ExitsLoop, parse_latency
 from deploykit.flow.exits.place import nearest_to_even
@@ -19,12 +25,15 @@ from deploykit.flow.exits.record import EXITS, Exits
 from deploykit.flow.exits.request import ExitsRequest
 from deploykit.flow.exits.said import Said
 from deploykit.flow.exits.solve import solve
+from deploykit.flow.export import ExportRequest, run_export
 from deploykit.flow.prune.tune import judged
 from deploykit.flow.rebuild import load_model
 from deploykit.load.datasets import open_data
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.modules import state_digest
 from deploykit.load.sources import Source
+from deploykit.runtimes.dynamic.open import OpenStages
+from deploykit.runtimes.ort import CPU
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,3 +163,63 @@ def test_thresholds_do_what_the_curve_says(rule: str) -> None:
     assert costs_of == sorted(costs_of)
     assert accuracies == sorted(accuracies)
     assert found.rows[0].error_after <= found.rows[0].error_before + 0.02
+
+
+def test_the_exported_folder_runs_by_its_document_alone(add: Add, nets: Path) -> None:
+    added = add(changes={"at": ("conv1", "conv2")}, max_drop=100.0)
+    # Thresholds of its own, such that some leave at each exit.
+    found = added.exits
+    rows = [replace(row, threshold=0.2, temperature=1.0) for row in found.rows[:-1]]
+    rows = [replace(rows[0], threshold=_median(added.folder)), *rows[1:], found.rows[-1]]
+    records.save(added.folder / "exits.json", replace(found, rows=tuple(rows)), EXITS)
+    result = run_export(ExportRequest(Source(str(added.folder)), nets / "out", val=VAL))
+    names = {path.name for path in result.artifact.folder.iterdir()}
+    assert {"stage1.onnx", "stage2.onnx", "stage3.onnx", "stages.json", "STAGES.md"} <= names
+    assert {file.path for file in result.artifact.files} == names - {"artifact.json", "report.json"}
+    assert [one.name for one in result.artifact.variants] == ["stages", "all-exits"]
+    halved = [check.name for check in result.report.checks if "halved" in check.name]
+    assert {name.split()[2] for name in halved} == {"exit1", "exit2", "output"}
+
+    (code,) = re.findall(r"```python\n(.*?)```", (nets / "out/STAGES.md").read_text(), re.DOTALL)
+    assert "deploykit" not in code
+    data = open_data(VAL)
+    x = np.concatenate([data.batch([k]).inputs["x"] for k in range(8)]).astype(np.float32)
+    np.save(nets / "x.npy", x)
+    script = f"{code}\nx = np.load('x.npy')\nlogits, exits = Stages('out').run({{'x': x}})\n"
+    script += "np.save('logits.npy', logits); np.save('exits.npy', exits)\n"
+    subprocess.run([sys.executable, "-c", script], cwd=nets, check=True)
+    logits, exits = np.load(nets / "logits.npy"), np.load(nets / "exits.npy")
+
+    # An independent count, from PyTorch and the record alone.
+    module = load_model(Source(str(added.folder))).module
+    with torch.no_grad():
+        outputs = module(torch.from_numpy(x))
+    place = np.full(8, 2)
+    for number, name in ((1, "exit2"), (0, "exit1")):
+        sure = outputs[name].softmax(1).max(1).values.numpy() >= rows[number].threshold
+        place[sure] = number
+    np.testing.assert_array_equal(exits, place)
+    assert len(set(place.tolist())) > 1
+    wanted = np.stack([outputs[name].numpy() for name in ("exit1", "exit2", "output")])
+    np.testing.assert_allclose(logits, wanted[place, np.arange(8)], rtol=1e-3, atol=1e-5)
+
+
+def _median(folder: Path) -> float:
+    module = load_model(Source(str(folder))).module
+    data = open_data(VAL)
+    x = np.concatenate([data.batch([k]).inputs["x"] for k in range(8)]).astype(np.float32)
+    with torch.no_grad():
+        shares = module(torch.from_numpy(x))["exit1"].softmax(1).max(1).values
+    return float(shares.double().median()) + 1e-6
+
+
+def test_a_missing_stage_is_named(add: Add, nets: Path) -> None:
+    added = add(changes={"at": ("conv1",)}, max_drop=100.0)
+    found = added.exits
+    rows = (replace(found.rows[0], threshold=0.5), found.rows[-1])
+    records.save(added.folder / "exits.json", replace(found, rows=rows), EXITS)
+    run_export(ExportRequest(Source(str(added.folder)), nets / "out"))
+    stages = read_stages(nets / "out")
+    (nets / "out/stage2.onnx").unlink()
+    with pytest.raises(BadInputError, match=r"stage file stage2.onnx is missing"):
+        OpenStages(stages, nets / "out", CPU, Target(CPU.name))
