@@ -24,10 +24,11 @@ PLAN_NAME, WEIGHTS_NAME = "plan.json", "weights.safetensors"
 """What a source that was made has."""
 PLAN_NAMES = (PLAN_NAME, *(f"plan-{number}.json" for number in range(2, 10)))
 """What its plans are called, in the order in which they are followed."""
-DOCUMENT_NAME = "STAGES.md"
+DOCUMENT_NAME, ONE_GRAPH_NAME = "STAGES.md", "one_graph.onnx"
 STAGE_NAMES = tuple(f"stage{number}.onnx" for number in range(1, 33))
 OURS = frozenset(
-    {RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME, STAGES_NAME, DOCUMENT_NAME, *STAGE_NAMES}
+    {RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME, STAGES_NAME, DOCUMENT_NAME, ONE_GRAPH_NAME}
+    | set(STAGE_NAMES)
 )
 
 

@@ -175,10 +175,12 @@ def test_the_exported_folder_runs_by_its_document_alone(add: Add, nets: Path) ->
     result = run_export(ExportRequest(Source(str(added.folder)), nets / "out", val=VAL))
     names = {path.name for path in result.artifact.folder.iterdir()}
     assert {"stage1.onnx", "stage2.onnx", "stage3.onnx", "stages.json", "STAGES.md"} <= names
+    assert "one_graph.onnx" in names
     assert {file.path for file in result.artifact.files} == names - {"artifact.json", "report.json"}
-    assert [one.name for one in result.artifact.variants] == ["stages", "all-exits"]
+    assert [one.name for one in result.artifact.variants] == ["stages", "one-graph", "all-exits"]
     halved = [check.name for check in result.report.checks if "halved" in check.name]
     assert {name.split()[2] for name in halved} == {"exit1", "exit2", "output"}
+    assert any("in one graph" in check.name for check in result.report.checks)
 
     (code,) = re.findall(r"```python\n(.*?)```", (nets / "out/STAGES.md").read_text(), re.DOTALL)
     assert "deploykit" not in code

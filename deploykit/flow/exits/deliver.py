@@ -15,13 +15,14 @@ from deploykit.core.types import File, Variant
 from deploykit.flow.exits.record import EXITS, Exits
 from deploykit.flow.exits.stages import write_stages
 from deploykit.flow.exits.told import document
-from deploykit.flow.folders import DOCUMENT_NAME, EXITS_NAME, STAGES_NAME
+from deploykit.flow.folders import DOCUMENT_NAME, EXITS_NAME, ONE_GRAPH_NAME, STAGES_NAME
 from deploykit.flow.plans import has_exits
 from deploykit.flow.verify import fed_sizes, parity_sizes, real_feeds, sizes_text
 from deploykit.load.artifacts import RECORD_NAME, load_artifact
 from deploykit.runtimes.dynamic.open import OpenStages
 from deploykit.runtimes.dynamic.record import STAGES, Stages
 from deploykit.runtimes.dynamic.rules import CONFIDENCE, PATIENCE, signal
+from deploykit.runtimes.dynamic.staged import Answer
 from deploykit.runtimes.ort import CPU
 
 if TYPE_CHECKING:
@@ -32,11 +33,10 @@ if TYPE_CHECKING:
     from deploykit.core.types import OnnxArtifact
     from deploykit.load.data import Array, Data
     from deploykit.load.sources import Source
-    from deploykit.runtimes.dynamic.staged import Answer
 
     Reference = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-STAGES_VARIANT, ALL_VARIANT = "stages", "all-exits"
+STAGES_VARIANT, ONE_GRAPH_VARIANT, ALL_VARIANT = "stages", "one-graph", "all-exits"
 
 
 def exits_of(source: Source) -> Exits | None:
@@ -82,6 +82,8 @@ def recorded(artifact: OnnxArtifact, folder: Path, stages: Stages) -> OnnxArtifa
     """The artifact with the stages among its files and as a variant; its record is written."""
     own = [stage.file for stage in stages.stages]
     roles = {**dict.fromkeys(own, "stage"), STAGES_NAME: "record", DOCUMENT_NAME: "document"}
+    if (folder / ONE_GRAPH_NAME).is_file():
+        roles[ONE_GRAPH_NAME] = "graph"
     files = tuple(
         File(name, records.sha256_of(folder / name), (folder / name).stat().st_size, role)
         for name, role in roles.items()
@@ -89,6 +91,11 @@ def recorded(artifact: OnnxArtifact, folder: Path, stages: Stages) -> OnnxArtifa
     weights = [file.path for file in artifact.files if file.role == "weights"]
     variants = (
         Variant(STAGES_VARIANT, (STAGES_NAME, *own, *weights), {"rule": stages.rule}),
+        *(
+            Variant(ONE_GRAPH_VARIANT, (name, *weights), {"rule": stages.rule})
+            for name in roles
+            if name == ONE_GRAPH_NAME
+        ),
         Variant(ALL_VARIANT, (artifact.files[0].path, *weights)),
     )
     whole = replace(artifact, files=(*artifact.files, *files), variants=variants)
@@ -134,8 +141,20 @@ def stage_checks(
             for number, name in enumerate(names):
                 title = f"parity {CPU.name} {name} {way} {sized}"
                 checks += _compared(title, number, wanted[name], answer, limit)
+        if (folder / ONE_GRAPH_NAME).is_file():
+            answer = _in_one_graph(folder, fed)
+            for number, name in enumerate(names):
+                title = f"parity {CPU.name} {name} in one graph, {sized}"
+                checks += _compared(title, number, wanted[name], answer, limit)
     opened.close()
     return checks
+
+
+def _in_one_graph(folder: Path, fed: Mapping[str, Array]) -> Answer:
+    session = CPU.open(load_artifact(folder / ONE_GRAPH_NAME), Target(CPU.name))
+    logits, exits = session.bind(fed)()
+    session.close()
+    return Answer(logits, np.asarray(exits, np.int64))
 
 
 def _ways(stages: Stages, wanted: Mapping[str, Array]) -> list[tuple[str, Stages]]:

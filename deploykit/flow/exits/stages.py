@@ -11,9 +11,10 @@ import onnx
 
 from deploykit.core import records
 from deploykit.core.measurement import Target
+from deploykit.export.exits.one_graph import one_graph
 from deploykit.export.exits.stages import stage_models
 from deploykit.export.write import check_file
-from deploykit.flow.folders import STAGES_NAME
+from deploykit.flow.folders import ONE_GRAPH_NAME, STAGES_NAME
 from deploykit.load.artifacts import load_artifact, read_graph
 from deploykit.runtimes.dynamic.record import STAGES, StageRecord, Stages, Tensor
 from deploykit.runtimes.ort import CPU
@@ -38,7 +39,7 @@ def write_stages(
     thresholds: Sequence[float | None] = (),
     temperatures: Sequence[float] = (),
 ) -> Stages:
-    """Cut the graph, write a file for each stage and the record of them.
+    """Cut the graph, write a file for each stage, the record of them, and all in one graph.
 
     Args:
         artifact: answers at every exit.
@@ -73,6 +74,9 @@ def write_stages(
         rows.append(StageRecord(file, stage.exit, takes, gives, threshold, temperature))
     record = Stages(rule, tuple(rows))
     records.save(folder / STAGES_NAME, record, STAGES)
+    if thresholds and len(made) > 1:
+        onnx.save(one_graph(made, record), folder / ONE_GRAPH_NAME)
+        check_file(folder / ONE_GRAPH_NAME)
     return record
 
 
