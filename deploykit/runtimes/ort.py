@@ -196,6 +196,23 @@ class OrtSession:
 
         return call
 
+    def direct(self) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """The call from inputs by name to outputs by name, for inputs that differ each time.
+
+        Nothing is checked that ONNX Runtime does not check itself: checks take 40 us, and stages
+        feed each other.
+        """
+        run, path = self._session.run, self._path
+        names = [spec.name for spec in self.outputs]
+
+        def call(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            try:
+                return dict(zip(names, run(names, feeds), strict=True))
+            except Exception as error:
+                raise plain_error(error, path) from error
+
+        return call
+
     def facts(self) -> dict[str, Option]:
         """Version, settings as they are in force, and which provider really runs the nodes."""
         import onnxruntime

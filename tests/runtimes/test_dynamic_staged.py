@@ -100,9 +100,23 @@ def test_patience_counts_what_earlier_exits_said_of_the_same_samples() -> None:
     assert 0 < (first == second).sum() < len(x)
 
 
-def test_one_sample_alone() -> None:
-    _, x, answer = _run(_record(CONFIDENCE, 0.6, 0.7), count=1)
-    assert answer.logits.shape == (len(x), _CLASSES)
+@pytest.mark.parametrize(
+    ("rule", "thresholds"),
+    [
+        (CONFIDENCE, (0.6, 0.7)), ("margin", (0.5, 0.5)), ("entropy", (0.5, 0.4)),
+        (PATIENCE, (None, 2.0)), (PATIENCE, (1.0, 2.0)), (CONFIDENCE, (None, 0.7)),
+    ],
+)  # fmt: skip
+def test_one_sample_alone_leaves_where_it_does_in_company(
+    rule: str, thresholds: tuple[float | None, float | None]
+) -> None:
+    net, record = _Net(), _record(rule, *thresholds)
+    stages = [lambda feeds, number=number: net.stage(number, feeds) for number in range(3)]
+    x = np.random.default_rng(1).normal(size=(37, 6))
+    together = run_stages(record, stages, {"x": x})
+    alone = [run_stages(record, stages, {"x": x[k : k + 1]}) for k in range(37)]
+    np.testing.assert_array_equal(np.concatenate([one.exits for one in alone]), together.exits)
+    assert np.allclose(np.concatenate([one.logits for one in alone]), together.logits)
 
 
 @pytest.mark.parametrize(

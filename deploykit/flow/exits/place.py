@@ -99,8 +99,10 @@ def _every_place(model: Model) -> ExitsPlan:
     modules = dict(model.module.named_modules())
     found: list[str] = []
     for name, module in modules.items():
-        parent = modules.get(name.rpartition(".")[0])
-        block = isinstance(parent, nn.Sequential | nn.ModuleList) or "." not in name
+        parts = name.split(".")[:-1]
+        above = (modules[".".join(parts[: k + 1])] for k in range(len(parts)))
+        # What is inside of a block (its shortcut) is not on the only way through the network.
+        block = all(isinstance(one, nn.Sequential | nn.ModuleList) for one in above)
         inside = any(isinstance(one, nn.Conv2d | nn.Linear) for one in module.modules())
         if name and block and (inside or any(True for _ in module.children())):
             found.append(name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from deploykit.core.errors import BadInputError
+from deploykit.runtimes.base import check_feeds
 from deploykit.runtimes.dynamic.staged import Answer, run_stages
 
 if TYPE_CHECKING:
@@ -12,9 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploykit.core.measurement import Target
-    from deploykit.runtimes.base import Array, Runtime, Session
+    from deploykit.runtimes.base import Array
     from deploykit.runtimes.dynamic.record import Stages
-    from deploykit.runtimes.dynamic.staged import RunStage
+    from deploykit.runtimes.ort import OnnxRuntime, OrtSession
 
     RunBatch = Callable[[Mapping[str, Array]], Answer]
 
@@ -25,18 +27,18 @@ class OpenStages:
     Args:
         record: how they belong together.
         folder: where their files are.
-        runtime: that runs ONNX files.
+        runtime: a provider of ONNX Runtime.
         target: for it.
 
     Raises:
         BadInputError: a file is missing, or is not the stage that the record describes.
     """
 
-    def __init__(self, record: Stages, folder: Path, runtime: Runtime, target: Target) -> None:
+    def __init__(self, record: Stages, folder: Path, runtime: OnnxRuntime, target: Target) -> None:
         from deploykit.load.artifacts import load_artifact
 
         self.record = record
-        self.sessions: list[Session] = []
+        self.sessions: list[OrtSession] = []
         for stage in record.stages:
             path = folder / stage.file
             if not path.is_file():
@@ -47,10 +49,16 @@ class OpenStages:
             gives = {stage.exit, *(one.name for one in stage.gives)}
             _check(stage.file, gives, {x.name for x in session.outputs})
         self.inputs = self.sessions[0].inputs
-        self.run = [_call(session) for session in self.sessions]
+        self._check_feeds = partial(check_feeds, self.inputs)
+        self.run = [session.direct() for session in self.sessions]
 
     def __call__(self, feeds: Mapping[str, Array]) -> Answer:
-        """One batch."""
+        """One batch.
+
+        Raises:
+            BadInputError: names, types or shapes do not fit.
+        """
+        self._check_feeds(feeds)
         return run_stages(self.record, self.run, feeds)
 
     def following(self, record: Stages) -> RunBatch:
@@ -59,17 +67,13 @@ class OpenStages:
 
     def bind(self, feeds: Mapping[str, Array]) -> Callable[[], Answer]:
         """The call that runs the stages on these host arrays."""
-        return lambda: run_stages(self.record, self.run, feeds)
+        checked = self._check_feeds(feeds)
+        return lambda: run_stages(self.record, self.run, checked)
 
     def close(self) -> None:
         """Drop all sessions."""
         for session in self.sessions:
             session.close()
-
-
-def _call(session: Session) -> RunStage:
-    names = [spec.name for spec in session.outputs]
-    return lambda feeds: dict(zip(names, session.bind(feeds)(), strict=True))
 
 
 def _check(file: str, recorded: set[str], found: set[str]) -> None:
