@@ -13,6 +13,7 @@ from deploykit.compress.exits.thresholds import (
     exit_of,
     for_accuracy,
     for_cost,
+    optimism,
     outcome,
 )
 from deploykit.core.errors import BadInputError
@@ -114,3 +115,25 @@ def test_equally_sure_samples_leave_together() -> None:
 def test_shapes_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(BadInputError, match=r"2 exits of 3 samples need \[1, 3\]"):
         Answers(np.ones((2, 3), bool), np.ones((2, 3)), np.ones(2))
+
+
+def test_thresholds_solved_on_noise_look_better_than_they_are() -> None:
+    draw = np.random.default_rng(3)
+    right = draw.random((3, 400)) < np.array([[0.8], [0.82], [0.9]])
+    noise = Answers(right, draw.random((2, 400)), np.array([1.0, 2.0, 4.0]))
+    point = for_accuracy(noise, float(right[-1].mean()) - 0.02)
+    assert point is not None
+    fresh = draw.random((3, 100_000)) < np.array([[0.8], [0.82], [0.9]])
+    unseen = Answers(fresh, draw.random((2, 100_000)), noise.costs)
+    lost = float(fresh[-1].mean()) - 0.02 - outcome(unseen, point.thresholds).accuracy
+    found = optimism(noise, 0.02)
+    assert lost > 0.005
+    assert 0.3 * lost < found < 3 * lost
+
+
+def test_exits_that_know_when_they_are_right_leave_nothing_to_correct() -> None:
+    right = np.array([[True] * 300 + [False] * 100, [True] * 400])
+    order = np.random.default_rng(0).permutation(400)
+    sure = np.where(right[0], 0.9, 0.1)[None, order]
+    answers = Answers(right[:, order], sure, np.array([1.0, 4.0]))
+    assert optimism(answers, 0.0) == 0.0

@@ -20,8 +20,9 @@ class ExitsLoop:
     Attributes:
         rule: by which samples leave.
         max_drop: points of accuracy on the validation data that may be lost, against the network
-            that was given; thresholds are the fastest that lose no more. `None` without a latency:
-            0.5.
+            that was given or its own end with exits, whichever is better there; thresholds are the
+            fastest that lose no more, on samples that they were not solved on either (five folds).
+            `None` without a latency: 0.5.
         latency: mean time of a call on the validation data, such as "5ms", or a share of the whole
             network's, such as "0.5x"; thresholds are the most accurate that take no more.
         batch: of the measurement; `None` takes the smallest that the network allows.

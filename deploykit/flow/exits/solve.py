@@ -15,6 +15,7 @@ from deploykit.compress.exits.thresholds import (
     exit_of,
     for_accuracy,
     for_cost,
+    optimism,
     outcome,
 )
 from deploykit.flow.exits.loop import parse_latency
@@ -145,10 +146,16 @@ def _chosen(
         if found is not None:
             return found, target, True
         return min(curve(answers), key=lambda point: point.cost), target, False
-    target = f"at most {loop.drop:g} points below {_POINTS * given:.2f} %"
-    found = for_accuracy(answers, given - loop.drop / _POINTS)
-    if found is not None:
-        return found, target, True
+    drop = loop.drop / _POINTS
+    # The own end may be better on this data, whose best epoch was chosen by it: what it has gained
+    # by that it loses again on other data, and exits with it.
+    base = max(given, float(answers.hits[-1].mean()))
+    target = f"at most {loop.drop:g} points below {_POINTS * base:.2f} %"
+    raised = optimism(answers, drop)
+    for least in (base - drop + raised, base - drop):
+        found = for_accuracy(answers, least)
+        if found is not None:
+            return found, target, True
     nobody = outcome(answers, (None,) * len(answers.sure))
     best = max((*curve(answers), nobody), key=lambda point: (point.accuracy, -point.cost))
     return best, target, False
