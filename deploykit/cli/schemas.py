@@ -21,18 +21,21 @@ from deploykit.bench.diagnosis import DOCTOR, Diagnosis
 from deploykit.bench.inspection import INSPECTION, Inspection
 from deploykit.bench.layer_cache import LAYER_TIMES, LayerTimes
 from deploykit.bench.result import BENCH, BenchResult
+from deploykit.compress.exits.plan import EXITS_PLAN, ExitsPlan
 from deploykit.compress.prune.plan import PLAN, Plan
 from deploykit.compress.separable.plan import SEPARABLE_PLAN, SeparablePlan
 from deploykit.core.records import ENGINE_ARTIFACT, ONNX_ARTIFACT, REPORT, Schema
 from deploykit.core.report import Report
 from deploykit.core.types import EngineArtifact, OnnxArtifact
 from deploykit.flow.distill.record import DISTILLATION, Distillation
+from deploykit.flow.exits.record import EXITS, Exits
 from deploykit.flow.half.record import HALF, Half
 from deploykit.flow.prune.record import PRUNING, Pruning
 from deploykit.flow.quantize.record import QUANTIZATION, Quantization
 from deploykit.flow.separable.record import SEPARABLE, Separable
 from deploykit.load.recipe import RECIPE, Recipe
 from deploykit.quantize.ranges import RANGES, Ranges
+from deploykit.runtimes.dynamic.record import STAGES, Stages
 
 FOLDER = Path(deploykit.__file__).parent / "core" / "schemas"
 _RULE = (
@@ -66,6 +69,8 @@ KINDS = (
     Kind(BENCH, BenchResult),
     Kind(DISTILLATION, Distillation),
     Kind(DOCTOR, Diagnosis),
+    Kind(EXITS, Exits),
+    Kind(EXITS_PLAN, ExitsPlan),
     Kind(HALF, Half),
     Kind(INSPECTION, Inspection),
     Kind(LAYER_TIMES, LayerTimes),
@@ -77,6 +82,7 @@ KINDS = (
     Kind(REPORT, Report),
     Kind(SEPARABLE, Separable),
     Kind(SEPARABLE_PLAN, SeparablePlan),
+    Kind(STAGES, Stages),
 )
 
 

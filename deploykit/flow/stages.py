@@ -8,6 +8,7 @@ is the last one, and runs after export.
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from deploykit.core.report import Report, Verdict
 from deploykit.flow.cache import FOLDER_NAME, key_of
 from deploykit.flow.derived import moved
 from deploykit.flow.distill.stage import distill_key, distill_request
+from deploykit.flow.exits.stage import exits_request
 from deploykit.flow.folders import REPORT_NAME
 from deploykit.flow.precision import STAGE, lower_of
 from deploykit.flow.separable.stage import separable_request
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
     Stages = tuple[Mapping[str, Option], ...]
 
-PRUNE, SEPARABLE, DISTILL, QUANTIZE = "prune", "separable", "distill", "quantize"
-NAMES = (PRUNE, SEPARABLE, DISTILL, QUANTIZE)
+PRUNE, SEPARABLE, DISTILL, EXITS, QUANTIZE = "prune", "separable", "distill", "exits", "quantize"
+NAMES = (PRUNE, SEPARABLE, DISTILL, EXITS, QUANTIZE)
 
 
 def check_stages(recipe: Recipe) -> None:
@@ -57,9 +59,17 @@ def check_stages(recipe: Recipe) -> None:
             _request(stage, Source(""), recipe.folder)
         if name == SEPARABLE:
             separable_request(stage, Source(""), recipe.folder)
+        if name == EXITS:
+            exits_request(stage, Source(""), recipe.folder)
         if name == DISTILL:
             distill_request(stage, recipe, Source(""), Source(""), recipe.folder)
-    after = _split(recipe)[1]
+    before, after = _split(recipe)
+    for stage, later in pairwise(before):
+        if stage["name"] == EXITS:
+            raise BadInputError(
+                f"{recipe.folder}: stage {later['name']!r} stands after exits, which are added to "
+                "a finished network: put exits behind it"
+            )
     if len(after) > 1:
         raise BadInputError(
             f"{recipe.folder}: stage {after[1]['name']!r} stands after quantize, which works on "
@@ -134,6 +144,11 @@ def _run(
         from deploykit.flow.separable.separable import run_separable
 
         run_separable(separable_request(stage, source, out), progress)
+        return
+    if stage["name"] == EXITS:
+        from deploykit.flow.exits.exits import run_exits
+
+        run_exits(exits_request(stage, source, out), progress)
         return
     from deploykit.flow.prune.prune import run_prune
 

@@ -10,8 +10,8 @@ import torch
 from deploykit.compress.distill.graph_layers import with_layers
 from deploykit.compress.distill.layers import watching
 from deploykit.compress.exits.network import logits_of
-from deploykit.compress.exits.options import AUTO
-from deploykit.compress.exits.plan import CONV, POOL, ExitHead, ExitsPlan
+from deploykit.compress.exits.options import AUTO, CONV, POOL
+from deploykit.compress.exits.plan import ExitHead, ExitsPlan
 from deploykit.core.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deploykit.compress.distill.graph_layers import with_layers
 from deploykit.compress.distill.layers import watching
-from deploykit.compress.exits.plan import CONV
+from deploykit.compress.exits.options import CONV
 from deploykit.core.errors import BadInputError
 from deploykit.nets.seeding import initial_weights
 

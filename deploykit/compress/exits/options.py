@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 
-from deploykit.compress.exits.plan import CONV, POOL
 from deploykit.core.errors import BadInputError, nearest
 
-AUTO = "auto"
+AUTO, POOL, CONV = "auto", "pool", "conv"
 HEADS = (AUTO, POOL, CONV)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deploykit.compress.exits.options import CONV, POOL
 from deploykit.core.errors import BadInputError
 from deploykit.core.records import Schema
 
 EXITS_PLAN = Schema("deploykit/exits-plan")
 
-POOL, CONV = "pool", "conv"
 HEADS = (POOL, CONV)
 
 

@@ -5,4 +5,5 @@
 | `cut` | graph and exits -> which nodes each stage has, and what passes from one to the next |
 | `crossing` | of what passes: where its samples lie, found by running the graph |
 | `stages` | both -> a model for each stage |
+| `one_graph` | stages and rules -> one model with `If` |
 """

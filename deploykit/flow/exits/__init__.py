@@ -8,6 +8,8 @@
 | `cost` | what leaving at each exit takes, measured |
 | `solve` | temperatures, thresholds for the target, and the curve |
 | `stages` | the artifact's stages: cut, written, proved |
+| `deliver`, `told` | what export adds to the artifact: stages, one graph, their document |
+| `stage` | the stage "exits" of a recipe |
 | `work` | a loaded network on its way |
 | `exits` | all of it in a row |
 """

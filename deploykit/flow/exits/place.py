@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploykit.compress.exits.plan import POOL
+from deploykit.compress.exits.options import POOL
 from deploykit.core.errors import BadInputError
 from deploykit.export.options import ExportOptions
 from deploykit.flow.exits.cost import exit_costs
