@@ -10,6 +10,7 @@ from deploykit.cli.asked import Asked, asks
 from deploykit.cli.fields import Said, given_of, options_of
 from deploykit.cli.output import print_json, progress
 from deploykit.compress.exits.options import HEADS, ExitsOptions
+from deploykit.core.report import Verdict
 from deploykit.flow.exits.loop import RULE_NAMES, ExitsLoop
 from deploykit.train.options import TrainOptions
 
@@ -95,6 +96,8 @@ def command(asked: Asked, **given: Option) -> None:
         print_json(result.exits, EXITS)
     else:
         _print(result)
+    if any(check.verdict is not Verdict.PASSED for check in result.report.checks):
+        raise click.exceptions.Exit(1)
 
 
 def _print(result: ExitsResult) -> None:
