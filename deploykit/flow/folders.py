@@ -27,7 +27,8 @@ PLAN_NAMES = (PLAN_NAME, *(f"plan-{number}.json" for number in range(2, 10)))
 DOCUMENT_NAME, ONE_GRAPH_NAME = "STAGES.md", "one_graph.onnx"
 STAGE_NAMES = tuple(f"stage{number}.onnx" for number in range(1, 33))
 OURS = frozenset(
-    {RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME, STAGES_NAME, DOCUMENT_NAME, ONE_GRAPH_NAME}
+    {RECORD_NAME, MODEL_NAME, DATA_NAME, REPORT_NAME, EXITS_NAME, STAGES_NAME, DOCUMENT_NAME}
+    | {ONE_GRAPH_NAME}
     | set(STAGE_NAMES)
 )
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -27,7 +28,9 @@ from deploykit.flow.exits.said import Said
 from deploykit.flow.exits.solve import solve
 from deploykit.flow.export import ExportRequest, run_export
 from deploykit.flow.prune.tune import judged
+from deploykit.flow.quantize.quantize import QuantizeRequest, run_quantize
 from deploykit.flow.rebuild import load_model
+from deploykit.load.artifacts import load_artifact
 from deploykit.load.datasets import open_data
 from deploykit.load.inputs import parse_inputs
 from deploykit.load.modules import state_digest
@@ -225,3 +228,25 @@ def test_a_missing_stage_is_named(add: Add, nets: Path) -> None:
     (nets / "out/stage2.onnx").unlink()
     with pytest.raises(BadInputError, match=r"stage file stage2.onnx is missing"):
         OpenStages(stages, nets / "out", CPU, Target(CPU.name))
+
+
+def test_integers_get_thresholds_and_stages_of_their_own(add: Add, nets: Path) -> None:
+    add(changes={"at": ("conv1",)}, max_drop=60.0)
+    run_export(ExportRequest(Source(str(nets / "exits")), nets / "float"))
+    request = QuantizeRequest(
+        nets / "float", nets / "int8", calibrate=TRAIN, val=VAL, measure=False, changes={}
+    )
+    result = run_quantize(request)
+    names = {path.name for path in (nets / "int8").iterdir()}
+    assert {"stages.json", "exits.json", "stage1.onnx", "STAGES.md"} <= names
+    found = records.load(nets / "int8/exits.json", Exits, EXITS)
+    before = records.load(nets / "float/exits.json", Exits, EXITS)
+    assert found.rows[0].threshold != before.rows[0].threshold
+    assert any(check.name.startswith("parity ort-cpu output") for check in result.report.checks)
+    nodes = [
+        node.op_type
+        for stage in read_stages(nets / "int8").stages
+        for node in onnx.load(nets / "int8" / stage.file, load_external_data=False).graph.node
+    ]
+    assert "QuantizeLinear" in nodes
+    load_artifact(nets / "int8")  # every file is what the record says

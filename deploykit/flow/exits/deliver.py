@@ -74,6 +74,7 @@ def add_stages(artifact: OnnxArtifact, folder: Path, exits: Exits) -> OnnxArtifa
         temperatures=[row.temperature for row in rows[:-1]],
     )
     text = document(stages, artifact)
+    records.save(folder / EXITS_NAME, exits, EXITS)
     (folder / DOCUMENT_NAME).write_text(text, encoding="utf-8")
     return recorded(artifact, folder, stages)
 
@@ -81,7 +82,8 @@ def add_stages(artifact: OnnxArtifact, folder: Path, exits: Exits) -> OnnxArtifa
 def recorded(artifact: OnnxArtifact, folder: Path, stages: Stages) -> OnnxArtifact:
     """The artifact with the stages among its files and as a variant; its record is written."""
     own = [stage.file for stage in stages.stages]
-    roles = {**dict.fromkeys(own, "stage"), STAGES_NAME: "record", DOCUMENT_NAME: "document"}
+    roles = {**dict.fromkeys(own, "stage"), **dict.fromkeys((STAGES_NAME, EXITS_NAME), "record")}
+    roles[DOCUMENT_NAME] = "document"
     if (folder / ONE_GRAPH_NAME).is_file():
         roles[ONE_GRAPH_NAME] = "graph"
     files = tuple(

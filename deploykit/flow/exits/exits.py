@@ -22,6 +22,7 @@ from deploykit.flow.verify import parity_sizes, real_feeds
 from deploykit.load.sources import resolve
 
 if TYPE_CHECKING:
+    from deploykit.core.types import Option
     from deploykit.flow.exits.request import ExitsRequest
 
 __all__ = ["ExitsResult", "run_exits"]
@@ -49,7 +50,10 @@ def run_exits(request: ExitsRequest, progress: Progress = silent) -> ExitsResult
         raise BadInputError(f"exits are trained and thresholds solved on data: add {missing}")
     for data in (learnt, *splits.named.values()):
         check_labels(data)
-    changes = {"seed": options.seed, **request.tuning}
+    changes: dict[str, Option] = {"seed": options.seed, **request.tuning}
+    if options.frozen and recipe is not None and "learning_rate" in recipe.train:
+        # Heads start from nothing, and nothing else learns.
+        changes = {"learning_rate": recipe.train["learning_rate"], **changes}
     training = tune_options(dict(recipe.train) if recipe else {}, changes, shorter_by=_EPOCHS_SHARE)
     progress("loading the network", None)
     source = resolve(request.source)

@@ -75,7 +75,9 @@ class Exits:
         whole_ns: of the network that was given, measured beside the stages.
         batch: of these measurements.
         threads: likewise.
-        runtime: likewise.
+        max_drop: points that thresholds were solved for; `None`: for a latency.
+        latency: that, as it was asked for; "" where it was not.
+        runtime: of these measurements.
         samples: validation data that thresholds and temperatures were solved on.
         options: of adding exits.
         training: options of it; empty where nothing was trained.
@@ -96,6 +98,8 @@ class Exits:
     whole_ns: float
     batch: int
     threads: int
+    max_drop: float | None
+    latency: str
     runtime: str
     samples: int
     options: Mapping[str, Option]

@@ -159,3 +159,14 @@ def _chosen(
     nobody = outcome(answers, (None,) * len(answers.sure))
     best = max((*curve(answers), nobody), key=lambda point: (point.accuracy, -point.cost))
     return best, target, False
+
+
+def left_scores(said: Said, solved: Solved, rule: str) -> NDArray[np.float64]:
+    """1 for each sample whose exit was right, else 0."""
+    sure = sureness(rule, said, solved.temperatures)
+    signed = [
+        None if one is None else -one if rule == "entropy" else one for one in solved.thresholds
+    ]
+    place = exit_of(sure, tuple(signed))
+    found: NDArray[np.float64] = said.right[place, np.arange(len(place))].astype(np.float64)
+    return found

@@ -6,11 +6,8 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from deploykit.check.accuracy import Accuracy, reported
 from deploykit.check.metrics import metric_named
-from deploykit.compress.exits.thresholds import exit_of
 from deploykit.core import records
 from deploykit.core.errors import BadInputError
 from deploykit.core.report import Check, Report, Verdict
@@ -21,7 +18,7 @@ from deploykit.flow.derived import recipe_text
 from deploykit.flow.exits.cost import Costs, exit_costs
 from deploykit.flow.exits.record import EXITS, Exits
 from deploykit.flow.exits.said import said_of
-from deploykit.flow.exits.solve import solve, sureness
+from deploykit.flow.exits.solve import left_scores, solve
 from deploykit.flow.exits.stages import write_stages
 from deploykit.flow.folders import EXITS_NAME, PLAN_NAMES, REPORT_NAME, WEIGHTS_NAME, writing_folder
 from deploykit.flow.plans import followed_by, read_plans, write_plans
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from deploykit.core.progress import Progress
     from deploykit.core.types import Model, OnnxArtifact, TensorSpec
     from deploykit.flow.exits.request import ExitsRequest
-    from deploykit.flow.exits.said import Said
     from deploykit.flow.exits.solve import Solved
     from deploykit.flow.splits import Splits
     from deploykit.load.data import Array, Data
@@ -175,6 +171,8 @@ class Work:
             whole_ns=costs.whole_ns,
             batch=len(next(iter(feeds.values()))),
             threads=request.threads,
+            max_drop=None if request.latency else request.drop,
+            latency=request.latency,
             runtime=RUNTIME,
             samples=len(val),
             options=asdict(self.options),
@@ -259,18 +257,3 @@ def real_call(specs: Sequence[TensorSpec], data: Data, batch: int | None) -> Map
     if batch is not None and size != batch:
         raise BadInputError(f"batch {batch} does not fit the network, which takes {size}")
     return feeds(data.batch(list(range(size))), specs, data.name)
-
-
-def left_scores(
-    said: Said, solved: Solved, rule: str
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """1 for each sample whose exit was right, else 0."""
-    sure = sureness(rule, said, solved.temperatures)
-    signed = [
-        None if one is None else -one if rule == "entropy" else one for one in solved.thresholds
-    ]
-    place = exit_of(sure, tuple(signed))
-    found: np.ndarray[tuple[int], np.dtype[np.float64]] = said.right[
-        place, np.arange(len(place))
-    ].astype(np.float64)
-    return found

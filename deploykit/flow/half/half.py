@@ -16,6 +16,7 @@ from deploykit.core.report import Report
 from deploykit.core.types import Step
 from deploykit.export.write import check_file, record_artifact
 from deploykit.flow.calibration import calibration_batches
+from deploykit.flow.exits.again import stages_again
 from deploykit.flow.folders import OURS, REPORT_NAME, check_free, writing_folder
 from deploykit.flow.half.proof import Proof
 from deploykit.flow.half.record import HALF, HALF_NAME, Half, HalfRow
@@ -107,13 +108,14 @@ class _Work:
         self.progress(f"converting to {self.options.precision}", None)
         made = halve(self.prepared, self.options, ranges, excluded)
         artifact = self._write(folder, made)
+        artifact, exits = stages_again(self.original, artifact, folder, self.splits, self.progress)
         record = self._record(made, artifact)
         records.save(folder / HALF_NAME, record, HALF)
         proof = Proof(
             self.request, self.options, self.original, self.splits, self.data, self.progress
         )
         checks = proof.checks(artifact, made, self.prepared.folder)
-        report = Report(artifact.digest, tuple(checks))
+        report = Report(artifact.digest, (*checks, *exits))
         records.save(folder / REPORT_NAME, report, records.REPORT)
         return HalfResult(artifact, report, record)
 

@@ -23,6 +23,7 @@ from deploykit.core.errors import BadInputError, CheckFailedError
 from deploykit.core.progress import Progress, silent
 from deploykit.core.report import Report
 from deploykit.flow.budget import Purse, parse_budget
+from deploykit.flow.exits.again import stages_again
 from deploykit.flow.folders import REPORT_NAME, check_free, writing_folder
 from deploykit.flow.quantize.control import Control, accuracy_control
 from deploykit.flow.quantize.judge import Bench, proof_checks
@@ -124,10 +125,15 @@ class _Run:
         made = self.work.made(trial)
         artifact = self.work.written(made, trial, folder)
         found = leftovers(artifact) if runs_here else Leftovers()
+        work = self.work
+        artifact, exits = stages_again(
+            work.original, artifact, folder, self.bench.splits, work.progress
+        )
         record = self._record(made, trial, found)
         records.save(folder / QUANTIZATION_NAME, record, QUANTIZATION)
         records.save(folder / RANGES_NAME, self.work.ranges(made, trial), RANGES)
-        report = Report(artifact.digest, tuple(self._checks(artifact, found, runs_here=runs_here)))
+        checks = (*self._checks(artifact, found, runs_here=runs_here), *exits)
+        report = Report(artifact.digest, checks)
         records.save(folder / REPORT_NAME, report, records.REPORT)
         return QuantizeResult(artifact, report, record)
 
