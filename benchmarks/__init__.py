@@ -15,5 +15,6 @@ NAMES = (
     "half_precision",
     "training_throughput",
     "distillation",
+    "multi_exit",
     "separable",
 )
