@@ -250,3 +250,4 @@ def test_integers_get_thresholds_and_stages_of_their_own(add: Add, nets: Path) -
     ]
     assert "QuantizeLinear" in nodes
     load_artifact(nets / "int8")  # every file is what the record says
+    assert [one.role for one in result.artifact.files][:2] == ["model", "weights"]

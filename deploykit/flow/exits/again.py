@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import onnx
+
 from deploykit.check.accuracy import Accuracy, reported
 from deploykit.check.metrics import metric_named
 from deploykit.core import records
 from deploykit.core.measurement import Target
 from deploykit.core.report import Check, Verdict
+from deploykit.export.write import DATA_NAME, check_file, record_artifact
 from deploykit.flow.accuracy import lost_check
 from deploykit.flow.exits.cost import exit_costs
 from deploykit.flow.exits.deliver import add_stages, stage_checks
@@ -22,6 +25,8 @@ from deploykit.flow.exits.work import real_call
 from deploykit.flow.folders import EXITS_NAME
 from deploykit.flow.prune.tune import judgeable
 from deploykit.flow.splits import VAL
+from deploykit.load.artifacts import MODEL_NAME
+from deploykit.quantize.graph.write import moved
 from deploykit.runtimes.ort import CPU
 
 if TYPE_CHECKING:
@@ -62,6 +67,7 @@ def stages_again(
     if not (original.folder / EXITS_NAME).is_file():
         return artifact, []
     exits = records.load(original.folder / EXITS_NAME, Exits, EXITS)
+    artifact = _apart(artifact, folder)
     names = [row.name for row in exits.rows]
     checks: list[Check] = []
     if judgeable(splits.val):
@@ -81,6 +87,16 @@ def stages_again(
     checks += stage_checks(folder, reference, splits.inputs, _ROUNDING)
     session.close()
     return made, checks
+
+
+def _apart(artifact: OnnxArtifact, folder: Path) -> OnnxArtifact:
+    """The artifact with its weights in a file of their own, which all stages share."""
+    if any(file.role == "weights" for file in artifact.files):
+        return artifact
+    path = folder / MODEL_NAME
+    onnx.save(moved(onnx.load(path), folder, folder / DATA_NAME), path)
+    check_file(path)
+    return record_artifact(folder, inputs=artifact.inputs, io=artifact.io, history=artifact.history)
 
 
 def _solved(
